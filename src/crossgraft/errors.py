@@ -1,0 +1,13 @@
+"""Errors that a user sees. Their messages name the file or key, what was expected, and what to do."""
+
+
+class CrossgraftError(Exception):
+    """A run failed (command-line exit code 1)."""
+
+    exit_code = 1
+
+
+class InputError(CrossgraftError, ValueError):
+    """Bad usage or bad input (command-line exit code 2)."""
+
+    exit_code = 2
