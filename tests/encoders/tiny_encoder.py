@@ -1,0 +1,88 @@
+"""A real encoder, small enough for tests: a fixed random projection of pooled pixels. Workers import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from crossgraft.encoders.base import Encoder, ImageFeatures
+from crossgraft.encoders.extract import Extraction, extract
+from crossgraft.encoders.preprocess import Preprocess
+
+
+class TinyEncoder(Encoder):
+    """Pools pixels to a 4 x 4 grid (T = 16, g = 3), flattens it (f = 48) and projects it (d = 8)."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.name = f"tiny-{seed}"
+        self.fingerprint = f"{seed:064x}"
+        self.embedding_dim, self.feature_dim, self.grid_shape = 8, 48, (16, 3)
+        self.logit_scale = 100.0
+        self.preprocess = Preprocess(size=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.projection = torch.randn(48, 8, generator=torch.Generator().manual_seed(seed))
+        self.images_encoded = 0
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        self.images_encoded += len(pixels)
+        tokens = nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(2).transpose(1, 2)  # (B, 16, 3)
+        feature = tokens.flatten(1)
+        return ImageFeatures(
+            nn.functional.normalize(feature @ self.projection, dim=-1), feature, tokens if grid else None
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+
+class NanOnWhite(TinyEncoder):
+    """Divides by zero for an all-white image."""
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        features = super().encode_images(pixels, grid=grid)
+        white = (pixels == 1).flatten(1).all(dim=1)
+        return features._replace(feature=features.feature / (~white).float()[:, None])
+
+
+class Interrupted(TinyEncoder):
+    """Gets Ctrl-C at its fourth batch."""
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        if self.images_encoded >= 12:
+            raise KeyboardInterrupt
+        return super().encode_images(pixels, grid=grid)
+
+
+class Killed(TinyEncoder):
+    """Its process is killed at its fourth batch, as the system does when memory is out."""
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        if self.images_encoded >= 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_images(pixels, grid=grid)
+
+
+def make_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    """So many small PNGs of random colours, each different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = [folder / f"{seed}_{i:03d}.png" for i in range(count)]
+    for path in paths:
+        blocks = rng.integers(0, 255, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((48, 40), Image.Resampling.NEAREST).save(path)
+    return paths
+
+
+def run(paths: list[Path], out: Path, workers: int = 1) -> Extraction:
+    """One run as the tests make it, for a process of its own."""
+    torch.set_num_threads(1)
+    return extract(
+        paths, TinyEncoder(), out, shard_size=4, views=1, workers=workers, encoder_factory=TinyEncoder, progress=False
+    )
