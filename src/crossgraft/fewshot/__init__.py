@@ -1,0 +1,31 @@
+"""Few-shot classifiers on frozen features: scikit-learn estimators, one file a method."""
+
+# Registration order is the order of every table: the baselines first.
+# isort: off
+from crossgraft.fewshot.zero_shot import ZeroShot
+from crossgraft.fewshot.linear_probe import LinearProbe
+from crossgraft.fewshot.nearest_mean import NearestMean
+from crossgraft.fewshot.tip_adapter import TipAdapter, TipAdapterF
+from crossgraft.fewshot.gda import GDA
+from crossgraft.fewshot.proker import ProKeR, leave_one_out
+from crossgraft.fewshot.xmadapter import XMAdapter
+# isort: on
+
+from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.registry import METHODS, get_method, register
+
+__all__ = [
+    "GDA",
+    "METHODS",
+    "FewShotClassifier",
+    "LinearProbe",
+    "NearestMean",
+    "ProKeR",
+    "TipAdapter",
+    "TipAdapterF",
+    "XMAdapter",
+    "ZeroShot",
+    "get_method",
+    "leave_one_out",
+    "register",
+]

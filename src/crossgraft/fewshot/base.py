@@ -1,0 +1,229 @@
+"""What all few-shot classifiers share: the scikit-learn surface over one method, `_logits`, that each solver writes.
+
+Conventions. X (n, p) holds [embedding | key] side by side: with `text` (N, d) given, the first d columns are the
+text-aligned image embedding and the rest is the un-projected image feature, used as cache key; if p = d the embedding
+is its own key. Without `text` all of X is both, and the class means of the support stand in for the text embeddings,
+so that every method also runs on plain features. Both parts are scaled to unit length inside. The support settles where
+and in which precision everything runs: float64 features in float64, any other float type in float32.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+from torch.nn import functional
+
+from crossgraft.errors import InputError
+from crossgraft.fewshot.features import Support, blocks, class_means, many_classes, read_features, unit
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Hyperparameter settings that one fitted state can score.
+
+    Attributes:
+        params: the settings.
+        score: takes unit (embedding (n, d), key (n, f)) and yields logits (n, N), one for each of `params` in turn.
+        state: learned attributes that the classifier takes over if one of `params` wins.
+    """
+
+    params: Sequence[dict[str, float]]
+    score: Callable[[Tensor, Tensor], Iterator[Tensor]]
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier learned from a few examples on frozen features. Subclasses write `_fit` and `_logits`.
+
+    Parameters (of every subclass):
+        text: (N, d) class text embeddings, or None (see the module's conventions).
+        classes: labels in the order of the rows of `text`; None takes the sorted labels of y. Classes without a sample
+            are allowed where `text` is given.
+        logit_scale: s; zero-shot logits are s * cosine(image, text).
+        device: where to compute; None is where a tensor X lives, else the CPU.
+
+    Attributes (after `fit`; tensors end in `_` and are what `save_classifier` writes):
+        classes_: (N,) labels, in the column order of all outputs.
+        n_features_in_: p.
+        n_parameters_: number of trained parameters; 0 for a method in closed form.
+        text_: (N, d) unit class text embeddings.
+    """
+
+    method: ClassVar[str]  # set by `register`
+    paper: ClassVar[str]
+    grid: ClassVar[dict[str, tuple[float, ...]]] = {}
+
+    text: Any
+    classes: Sequence[Any] | None
+    logit_scale: float
+    device: str | torch.device | None
+
+    # -- what a method writes -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _fit(self, support: Support) -> int:
+        """Learn from the support; set state as tensor attributes ending in `_`; return the trained parameter count."""
+
+    @abstractmethod
+    def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
+        """Unit embedding (n, d) and key (n, f) -> logits (n, N)."""
+
+    def _candidates(self) -> Iterator[Candidates]:
+        """The settings of `grid`, grouped by the fitted state that scores them."""
+        yield from ()
+
+    # -- scikit-learn's surface ---------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Learn from X (M, p) and labels y (M,).
+
+        Raises:
+            InputError: bad features or labels, a label outside `classes`, one class only, sealed test labels.
+        """
+        _refuse_sealed(y)
+        features, y = read_features(self, X, y, reset=True)
+        try:
+            with many_classes():
+                check_classification_targets(y)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        assert y is not None
+        device = torch.device(self.device) if self.device is not None else features.device
+        features = features.to(device)
+        text = None if self.text is None else self._read_text(features)
+        self.classes_ = self._read_classes(y, text)
+        labels = self._encode(y).to(device)
+        embedding, key = _split(features, features.shape[1] if text is None else text.shape[1])
+        if text is None:
+            _refuse_empty(labels, self.classes_)
+            text = unit(class_means(embedding, labels, len(self.classes_)))
+        self.text_ = text
+        # Kept for `tune`, where a setting may need a new solve; never saved.
+        self._support = Support(embedding, key, labels, text)
+        with torch.enable_grad():
+            self.n_parameters_ = self._fit(self._support)
+        return self
+
+    @torch.no_grad()
+    def logits(self, X: Any) -> Tensor:
+        """X (n, p) -> logits (n, N), on the device and in the precision of the fitted state."""
+        embedding, key = self._queries(X)
+        return torch.cat([self._logits(embedding[cut], key[cut]) for cut in self._blocks(len(key))])
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """X (n, p) -> logits (n, N); for two classes (n,), the second logit less the first."""
+        logits = self.logits(X).cpu().numpy()
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """X (n, p) -> softmax of the logits (n, N)."""
+        return functional.softmax(self.logits(X), dim=1).cpu().numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """X (n, p) -> the labels (n,) of the largest logits."""
+        rows = self.logits(X).argmax(dim=1).cpu().numpy()
+        return self.classes_[rows]
+
+    @torch.no_grad()
+    def tune(self, X_val: Any, y_val: Any) -> Self:
+        """Set the hyperparameters of `grid` by accuracy on validation samples (ties: lower cross-entropy), in place.
+
+        Call it after `fit`. What was trained stays; only what the settings touch is scored or solved again. A method
+        without a grid returns unchanged.
+
+        Raises:
+            InputError: bad features or labels, sealed test labels, or a classifier that was loaded and not fitted here.
+        """
+        _refuse_sealed(y_val)
+        embedding, key = self._queries(X_val, y_val)
+        labels = self._encode(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel()).to(key.device)
+        best: tuple[float, float] | None = None
+        for group in self._candidates():
+            correct = torch.zeros(len(group.params), dtype=torch.float64)
+            entropy = torch.zeros(len(group.params), dtype=torch.float64)
+            for cut in self._blocks(len(key)):
+                for j, logits in enumerate(group.score(embedding[cut], key[cut])):
+                    correct[j] += (logits.argmax(dim=1) == labels[cut]).sum().item()
+                    entropy[j] += functional.cross_entropy(logits, labels[cut], reduction="sum").item()
+            for j, params in enumerate(group.params):
+                score = (correct[j].item(), -entropy[j].item())
+                if best is None or score > best:
+                    best, chosen, state = score, params, group.state
+        if best is not None:
+            self.set_params(**chosen)
+            for name, value in state.items():
+                setattr(self, name, value)
+        return self
+
+    # -- shared parts -------------------------------------------------------------------------------------------------
+
+    def _queries(self, X: Any, y: Any = "no_validation") -> tuple[Tensor, Tensor]:
+        """Read X as unit (embedding (n, d), key (n, f)) where the fitted state lives, in its precision."""
+        check_is_fitted(self, "text_")
+        features, _ = read_features(self, X, y, reset=False)
+        return _split(features.to(self.text_.device, self.text_.dtype), self.text_.shape[1])
+
+    def _blocks(self, n: int) -> Iterator[slice]:
+        widest = max(len(value) for value in vars(self).values() if isinstance(value, Tensor) and value.ndim)
+        return blocks(n, widest)
+
+    def _read_text(self, features: Tensor) -> Tensor:
+        text = torch.as_tensor(np.asarray(self.text) if not isinstance(self.text, Tensor) else self.text)
+        if text.ndim != 2 or len(text) < 2 or not text.shape[1]:
+            raise InputError(f"text has shape {tuple(text.shape)}; expected (N, d), one row for each of N >= 2 classes")
+        if not torch.isfinite(text).all():
+            raise InputError("text contains NaN or infinity (inf); encode the class names again")
+        if features.shape[1] < text.shape[1]:
+            raise InputError(
+                f"features (X) have {features.shape[1]} columns, fewer than the {text.shape[1]} of text; "
+                "expected the image embedding in the text's space first, then the cache key"
+            )
+        return unit(text.detach().to(features.device, features.dtype))
+
+    def _read_classes(self, y: np.ndarray, text: Tensor | None) -> np.ndarray:
+        classes = np.unique(y) if self.classes is None else np.asarray(self.classes)
+        if classes.ndim != 1 or len(np.unique(classes)) != len(classes):
+            raise InputError("classes must be a flat list of distinct labels")
+        if text is not None and len(text) != len(classes):
+            hint = "" if self.classes is not None else " in y; pass classes= to name the rows of text"
+            raise InputError(f"text has {len(text)} rows but there are {len(classes)} classes{hint}")
+        if len(classes) < 2:
+            raise InputError(f"one class only ({classes.tolist()}); a classifier needs at least two")
+        return classes
+
+    def _encode(self, y: np.ndarray) -> Tensor:
+        """Labels -> (n,) int64 rows of `classes_`."""
+        rows = {label: row for row, label in enumerate(self.classes_.tolist())}
+        unknown = sorted({str(label) for label in y.tolist() if label not in rows})
+        if unknown:
+            raise InputError(
+                f"y holds labels outside classes: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
+            )
+        return torch.tensor([rows[label] for label in y.tolist()], dtype=torch.int64)
+
+
+def _split(features: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    embedding = unit(features[:, :d])
+    return embedding, embedding if features.shape[1] == d else unit(features[:, d:])
+
+
+def _refuse_sealed(y: Any) -> None:
+    """Test labels come as an object of a class marked `__crossgraft_sealed__`; nothing may learn from them."""
+    if getattr(type(y), "__crossgraft_sealed__", False):
+        raise InputError("test labels cannot be used for fitting; use the support or validation labels")
+
+
+def _refuse_empty(labels: Tensor, classes: np.ndarray) -> None:
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    empty = [str(label) for label, count in zip(classes.tolist(), counts, strict=True) if not count]
+    if empty:
+        raise InputError(f"no sample of class {', '.join(empty[:5])}; without text every class needs at least one")

@@ -1,0 +1,46 @@
+"""Zero-shot classification by text alone, the starting point of every other method.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021 (arXiv 2103.00020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.features import Support
+from crossgraft.fewshot.registry import register
+
+
+def zero_shot_logits(embedding: Tensor, text: Tensor, logit_scale: float) -> Tensor:
+    """s f W^T: unit embeddings (n, d), unit texts (N, d) -> (n, N)."""
+    return logit_scale * (embedding @ text.T)
+
+
+@register("zero-shot")
+class ZeroShot(FewShotClassifier):
+    """Logits s f W^T. `fit` learns nothing from the samples where `text` is given; it reads the classes."""
+
+    paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
+
+    def __init__(
+        self,
+        text: Any = None,
+        classes: Sequence[Any] | None = None,
+        logit_scale: float = 100.0,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.text = text
+        self.classes = classes
+        self.logit_scale = logit_scale
+        self.device = device
+
+    def _fit(self, support: Support) -> int:
+        return 0
+
+    def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
+        return zero_shot_logits(embedding, self.text_, self.logit_scale)

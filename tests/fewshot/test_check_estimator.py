@@ -1,0 +1,22 @@
+"""scikit-learn's own conformance checks, for every registered method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from crossgraft.fewshot import METHODS, XMAdapter
+
+torch.set_num_threads(1)
+
+ESTIMATORS = [*(method() for method in METHODS.values()), XMAdapter(train=False), XMAdapter(ratio="entropy")]
+
+
+@parametrize_with_checks(ESTIMATORS)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learn_checks(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
+    check(estimator)
