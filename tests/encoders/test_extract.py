@@ -228,7 +228,7 @@ def test_a_second_writer_is_told_so(tmp_path: Path) -> None:
 def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
     paths = make_images(tmp_path / "in", 2)
     (tmp_path / "out" / "shards").mkdir(parents=True)
-    strays = [tmp_path / "out" / "store.json.99.partial", tmp_path / "out" / "shards" / "00000.safetensors.99.partial"]
+    strays = [tmp_path / "out" / ".store.json.x1.tmp", tmp_path / "out" / "shards" / ".00000.safetensors.x1.tmp"]
     for stray in strays:
         stray.write_bytes(b"half")
     extract(paths, TinyEncoder(), tmp_path / "out")

@@ -289,11 +289,11 @@ def test_any_change_of_store_json_is_refused_or_harmless(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "not readable as JSON"),
-        (b'{"schema_version": 1', "not readable as JSON"),
-        (b"\xff\xfe\x00", "not readable as JSON"),
-        (b"[" * 100_000, "not readable as JSON"),
-        (b"9" * 5000, "not readable as JSON"),
+        (b"", "(not JSON|cannot be read)"),
+        (b'{"schema_version": 1', "(not JSON|cannot be read)"),
+        (b"\xff\xfe\x00", "(not JSON|cannot be read)"),
+        (b"[" * 100_000, "(not JSON|cannot be read)"),
+        (b"9" * 5000, "(not JSON|cannot be read)"),
         (b"[]", "key 'schema_version'"),
         (b'{"schema_version": 2}', "schema_version is 2, this crossgraft reads 1"),
         (b'{"schema_version": true}', "key 'schema_version'"),
@@ -301,7 +301,7 @@ def test_any_change_of_store_json_is_refused_or_harmless(
 )
 def test_a_broken_store_json_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "store.json").write_bytes(text)
-    with pytest.raises(InputError, match=rf"store\.json: .*{message}"):
+    with pytest.raises(InputError, match=rf"store\.json.*{message}"):
         FeatureStore.open(tmp_path)
 
 

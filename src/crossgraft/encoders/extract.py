@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import stat
 import time
 from collections import deque
@@ -19,20 +19,14 @@ from typing import Any
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.encode_shards import ShardJob, encode_in_processes, encode_shards
 from crossgraft.encoders.meter import Meter
-from crossgraft.encoders.store import (
-    STRAY,
-    FeatureStore,
-    StoredEncoder,
-    StorePlan,
-    content_hash,
-    read_json,
-    write_atomic,
-)
+from crossgraft.encoders.store import HASH, FeatureStore, StoredEncoder, StorePlan, content_hash
 from crossgraft.errors import InputError
+from crossgraft.files import exclusive, read_json, write_bytes
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64  # on a CPU larger batches only fill caches and memory
 MAX_FILE_BYTES = 1 << 29  # no photo: refused unread, so that a stray video or archive does not fill the memory
 _SAVE_EVERY = 30.0  # seconds between writes of files.json while hashing
+_STRAY = re.compile(r"\..*\.tmp")  # what `write_bytes` was writing when the run was killed
 _OWN_FILES = {"lock", "files.json", "shards"}  # what a run killed before its plan leaves
 
 
@@ -131,7 +125,7 @@ def extract(
                 skipped.append({"path": str(path), "sha256": sha256, "reason": store.skipped[sha256]})
             else:
                 hash_of[path] = sha256
-        write_atomic(out / "skipped.json", json.dumps(skipped, indent=1).encode())
+        write_bytes(out / "skipped.json", json.dumps(skipped, indent=1).encode())
     usable = set(hash_of.values())
     reused = len(usable & found)
     return Extraction(store, hash_of, skipped, len(usable) - reused, reused, time.monotonic() - started)
@@ -142,22 +136,16 @@ def _sole_writer(out: Path) -> Iterator[None]:
     """Create the folder, lock it against a second writer, and remove what a killed one was writing."""
     try:
         foreign = {entry.name for entry in out.iterdir()} - _OWN_FILES if out.exists() else set()
-        if "store.json" not in foreign and any(not name.endswith(STRAY) for name in foreign):
+        if "store.json" not in foreign and not all(_STRAY.fullmatch(name) for name in foreign):
             raise InputError(f"{out}: holds other files ({min(foreign)}) and no feature store; give a new folder")
         (out / "shards").mkdir(parents=True, exist_ok=True)
-        lock = open(out / "lock", "w")  # noqa: SIM115 (closed below; closing gives the lock up)
+        (out / "lock").touch()
     except OSError as error:
         raise InputError(f"{out}: cannot hold a feature store ({error.strerror}); give a folder to write to") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{out}: another run is writing to this store; wait for it, or use another folder"
-            ) from error
+    with exclusive(out / "lock"):
         for folder in (out, out / "shards"):
-            for stray in folder.glob(f"*{STRAY}"):
-                stray.unlink(missing_ok=True)
+            for stray in filter(lambda file: _STRAY.fullmatch(file.name), folder.iterdir()):
+                stray.unlink()
         yield
 
 
@@ -220,17 +208,19 @@ def _hash_files(paths: Sequence[Path], out: Path, meter: Meter) -> tuple[dict[Pa
             hashes[path] = record[2]
         meter.advance(1)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path in dict.fromkeys(paths):
-            waiting.append((path, pool.submit(_hash_file, path, cache.get(os.path.abspath(path)))))
-            if len(waiting) > 64:
+    try:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for path in dict.fromkeys(paths):
+                waiting.append((path, pool.submit(_hash_file, path, cache.get(os.path.abspath(path)))))
+                if len(waiting) > 64:
+                    settle()
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    _save_files(out, cache)
+                    saved = time.monotonic()
+            while waiting:
                 settle()
-            if time.monotonic() - saved > _SAVE_EVERY:
-                _save_files(out, cache)
-                saved = time.monotonic()
-        while waiting:
-            settle()
-    _save_files(out, cache)
+    finally:
+        _save_files(out, cache)
     return hashes, unusable
 
 
@@ -260,16 +250,18 @@ def _known_files(out: Path) -> dict[str, list[Any]]:
     return {
         path: record
         for path, record in (content.items() if isinstance(content, dict) else ())
-        if isinstance(record, list) and list(map(type, record)) == [int, int, str] and len(record[2]) == 64
+        if isinstance(record, list) and list(map(type, record)) == [int, int, str] and HASH.fullmatch(record[2])
     }
 
 
 def _save_files(out: Path, cache: dict[str, list[Any]]) -> None:
-    write_atomic(out / "files.json", json.dumps(cache, sort_keys=True).encode())
+    write_bytes(out / "files.json", json.dumps(cache, sort_keys=True).encode())
 
 
 def _forget(out: Path, paths: dict[Path, str]) -> None:
     """Drop files from files.json: what changed without its size or time changing must be read again."""
     cache = _known_files(out)
-    if any(cache.pop(os.path.abspath(path), None) for path in paths):
-        _save_files(out, cache)
+    dropped = set(map(os.path.abspath, paths))
+    kept = {path: record for path, record in cache.items() if path not in dropped}
+    if kept != cache:
+        _save_files(out, kept)

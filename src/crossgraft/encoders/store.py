@@ -14,9 +14,7 @@ images extend it by new shards. `extract` writes stores, `FeatureStore` reads th
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,36 +28,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossgraft.errors import InputError
+from crossgraft.files import read_json, sha256_file, write_bytes
 
 if TYPE_CHECKING:
     from crossgraft.encoders.base import Encoder
 
 SCHEMA_VERSION = 1
-STRAY = ".partial"  # suffix of files that were being written; left behind only by a killed run
 _METADATA = "crossgraft"  # one key: safetensors writes several in random order, and shards have to be repeatable
-_HASH = re.compile(r"[0-9a-f]{64}")
+HASH = re.compile(r"[0-9a-f]{64}")
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)  # RecursionError is a RuntimeError
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes. Raises OSError if it cannot be read."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is either whole and on the disk, or not there, whenever the process or the machine stops."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{STRAY}")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """The key of an image in a store: SHA-256 (hex) of the file's bytes. Raises OSError if it cannot be read."""
+    return sha256_file(path)
 
 
 @dataclass(frozen=True)
@@ -103,7 +85,7 @@ class StorePlan:
 
     def write(self, folder: Path) -> None:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        write_atomic(folder / "store.json", json.dumps(content, indent=1).encode())
+        write_bytes(folder / "store.json", json.dumps(content, indent=1).encode())
 
     @classmethod
     def read(cls, folder: Path) -> StorePlan:
@@ -141,20 +123,12 @@ class StorePlan:
         shards = field(content, "shards", list)
         seen: set[str] = set()
         for number, shard in enumerate(shards):
-            if not isinstance(shard, list) or not all(isinstance(h, str) and _HASH.fullmatch(h) for h in shard):
+            if not isinstance(shard, list) or not all(isinstance(h, str) and HASH.fullmatch(h) for h in shard):
                 raise InputError(f"{path}: shard {number} should be a list of SHA-256 hashes (64 hex digits)")
             seen.update(shard)
         if len(seen) != sum(map(len, shards)):
             raise InputError(f"{path}: a content hash is planned twice; the file was changed by hand, encode again")
         return cls(encoder, field(content, "views", int), field(content, "grid", bool), shards)
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises InputError with the file's name if that fails."""
-    try:
-        return json.loads(path.read_bytes())
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); restore the file, or encode again") from error
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -173,7 +147,7 @@ def write_shard(
     data = save(
         {name: tensor.float().contiguous() for name, tensor in tensors.items()}, {_METADATA: json.dumps(record)}
     )
-    write_atomic(shard_path(folder, number), data)
+    write_bytes(shard_path(folder, number), data)
 
 
 def _check_shard(path: Path, file: Any, plan: StorePlan, planned: list[str]) -> tuple[list[str], dict[str, str]]:
