@@ -60,11 +60,15 @@ class UnreadableImage(InputError):  # noqa: N818  (it names the image's state, a
 
 
 class Draft(NamedTuple):
-    """A quickly read image: `pixels` (h, w, 3) uint8, upright, perhaps decoded smaller than `height` x `width`."""
+    """A quickly read image, upright: `pixels` (h, w, 3) uint8 of an image of `height` x `width`.
+
+    Both sides are `divisor` (1, 2, 4 or 8) times smaller than the image's, rounded up.
+    """
 
     pixels: np.ndarray
     height: int
     width: int
+    divisor: int
 
 
 def read_image(source: ImageSource) -> Image.Image:
@@ -96,6 +100,7 @@ def read_draft(source: ImageSource, at_least: int) -> Draft:
     """
     with _opened(source) as (image, file):
         width, height = image.size
+        divisor = 1
         pixels: np.ndarray | None = None
         if file is not None and image.format in ("JPEG", "MPO"):
             divisor = next((d for d in (8, 4, 2) if min(width, height) // d >= at_least), 1)
@@ -108,7 +113,9 @@ def read_draft(source: ImageSource, at_least: int) -> Draft:
         orientation = _orientation(image)
         if pixels is None or orientation != 1:
             pixels = np.array(_turned(_rgb(image) if pixels is None else Image.fromarray(pixels), orientation))
-        return Draft(pixels, *((width, height) if orientation >= 5 else (height, width)))
+        if orientation >= 5:
+            height, width = width, height
+        return Draft(pixels, height, width, divisor)
 
 
 @contextmanager

@@ -90,12 +90,20 @@ class Preprocess:
         if not self.draft:
             image = read_image(source)
             return self._normalised(self._resized(image, image.height, image.width))
-        pixels, height, width = read_draft(source, at_least=2 * self._long_target)
-        new_height, new_width = self._target(height, width)
+        draft = read_draft(source, at_least=2 * self._long_target)
+        new_height, new_width = self._target(draft.height, draft.width)
         if self._cuts_first(new_height, new_width):
-            return self._normalised(self._resized(Image.fromarray(pixels), height, width))
-        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, h, w) uint8, channels last in memory
-        batch = torch.nn.functional.interpolate(batch, (new_height, new_width), mode=self.resample, antialias=True)
+            small = Image.fromarray(draft.pixels)
+            return self._normalised(self._resized(small, draft.height, draft.width, draft.divisor))
+        batch = torch.from_numpy(draft.pixels).permute(2, 0, 1)[None]  # (1, 3, h, w) uint8, channels last in memory
+        size: dict[str, Any] = {"size": (new_height, new_width)}
+        if draft.divisor > 1:
+            # The draft's last row and column stand for pixels beyond the image when its sides are no multiples of the
+            # divisor, so the factors come from the image's own size. A hair more than exact, for the new size is
+            # rounded down; the crop takes off what is too much.
+            sides = ((new_height, draft.height), (new_width, draft.width))
+            size = {"scale_factor": [new / old * draft.divisor * (1 + 1e-7) for new, old in sides]}
+        batch = torch.nn.functional.interpolate(batch, **size, mode=self.resample, antialias=True)
         top, left, bottom, right = self._crop_box(new_height, new_width)
         return self._normalised(batch[0, :, top:bottom, left:right].permute(1, 2, 0).numpy())
 
@@ -109,17 +117,17 @@ class Preprocess:
             UnreadableImage: as `__call__`.
         """
         rng = np.random.default_rng(seed)
+        divisor = 1
         if self.draft:
             # The smallest crop's shorter side is this part of the image's shorter side.
             part = math.sqrt(_MIN_SCALE / _MAX_RATIO)
-            pixels, height, width = read_draft(source, at_least=math.ceil(2 * self._long_target / part))
+            pixels, height, width, divisor = read_draft(source, math.ceil(2 * self._long_target / part))
             image = Image.fromarray(pixels)
         else:
             image = read_image(source)
             width, height = image.size
         left, top, right, bottom = _random_box(height, width, rng)
-        across, down = image.width / width, image.height / height  # below 1 where the draft is smaller
-        box = (left * across, top * down, right * across, bottom * down)
+        box = (left / divisor, top / divisor, right / divisor, bottom / divisor)
         view = image.resize(self.output_size[::-1], _FILTERS[self.resample], box=box)
         if rng.random() < 0.5:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -147,13 +155,13 @@ class Preprocess:
         top, left = (height - self.crop) // 2, (width - self.crop) // 2
         return top, left, top + self.crop, left + self.crop
 
-    def _resized(self, image: Image.Image, height: int, width: int) -> np.ndarray:
-        """Resize and crop with Pillow -> (H, W, 3) uint8; height x width is the size before any draft decoding."""
+    def _resized(self, image: Image.Image, height: int, width: int, divisor: int = 1) -> np.ndarray:
+        """Resize and crop with Pillow -> (H, W, 3) uint8; the image is height x width, `divisor` times smaller."""
         new_height, new_width = self._target(height, width)
         top, left, bottom, right = self._crop_box(new_height, new_width)
         resample = _FILTERS[self.resample]
         if self._cuts_first(new_height, new_width):
-            across, down = image.width / new_width, image.height / new_height
+            across, down = width / new_width / divisor, height / new_height / divisor
             box = (left * across, top * down, right * across, bottom * down)
             return np.asarray(image.resize(self.output_size[::-1], resample, box=box))
         return np.asarray(image.resize((new_width, new_height), resample).crop((left, top, right, bottom)))
@@ -264,6 +272,7 @@ def _random_box(height: int, width: int, rng: np.random.Generator) -> tuple[floa
             break
     else:  # a long image: as much of it as the last ratio allows
         shrink = min(width / box_width, height / box_height)
-        box_width, box_height = box_width * shrink, box_height * shrink
+        box_width, box_height = min(box_width * shrink, width), min(box_height * shrink, height)
     left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
-    return left, top, left + box_width, top + box_height
+    # Sums may round to a hair more than the image, which Pillow refuses.
+    return left, top, min(left + box_width, width), min(top + box_height, height)
