@@ -12,11 +12,14 @@ from crossgraft.fewshot.xmadapter import XMAdapter
 # isort: on
 
 from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.evidence import Evidence
+from crossgraft.fewshot.persist import load_classifier, save_classifier
 from crossgraft.fewshot.registry import METHODS, get_method, register
 
 __all__ = [
     "GDA",
     "METHODS",
+    "Evidence",
     "FewShotClassifier",
     "LinearProbe",
     "NearestMean",
@@ -27,5 +30,7 @@ __all__ = [
     "ZeroShot",
     "get_method",
     "leave_one_out",
+    "load_classifier",
     "register",
+    "save_classifier",
 ]

@@ -9,6 +9,9 @@ and in which precision everything runs: float64 features in float64, any other f
 
 from __future__ import annotations
 
+import inspect
+import math
+import numbers
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +64,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     method: ClassVar[str]  # set by `register`
     paper: ClassVar[str]
     grid: ClassVar[dict[str, tuple[float, ...]]] = {}
+    # The tensors that `_fit` sets, with their shapes: N classes, M support samples, f key size, d embedding size, and
+    # letters of a method's own. They are all that a saved classifier holds, and what loading checks.
+    state: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     text: Any
     classes: Sequence[Any] | None
@@ -90,6 +96,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             InputError: bad features or labels, a label outside `classes`, one class only, sealed test labels.
         """
         _refuse_sealed(y)
+        self.check_params()
         features, y = read_features(self, X, y, reset=True)
         try:
             with many_classes():
@@ -111,6 +118,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self._support = Support(embedding, key, labels, text)
         with torch.enable_grad():
             self.n_parameters_ = self._fit(self._support)
+        for name in self.state:
+            # A saved tensor comes back contiguous, and the layout shows in the last bit of a product.
+            setattr(self, name, getattr(self, name).contiguous())
         return self
 
     @torch.no_grad()
@@ -161,8 +171,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if best is not None:
             self.set_params(**chosen)
             for name, value in state.items():
-                setattr(self, name, value)
+                setattr(self, name, value.contiguous())
         return self
+
+    def check_params(self) -> None:
+        """Raise InputError for a hyperparameter that should be a finite number and is not."""
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            value, default = getattr(self, name, None), parameter.default
+            if name == "random_state" or isinstance(default, bool) or not isinstance(default, int | float):
+                continue
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+                raise InputError(f"{name}={value!r}; expected a finite number")
 
     # -- shared parts -------------------------------------------------------------------------------------------------
 
@@ -173,8 +192,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return _split(features.to(self.text_.device, self.text_.dtype), self.text_.shape[1])
 
     def _blocks(self, n: int) -> Iterator[slice]:
-        widest = max(len(value) for value in vars(self).values() if isinstance(value, Tensor) and value.ndim)
-        return blocks(n, widest)
+        return blocks(n, max(len(self.text_), *(len(getattr(self, name)) for name, of in self.state.items() if of), 1))
 
     def _read_text(self, features: Tensor) -> Tensor:
         text = torch.as_tensor(np.asarray(self.text) if not isinstance(self.text, Tensor) else self.text)

@@ -63,6 +63,7 @@ class GDA(FewShotClassifier):
     grid: ClassVar[dict[str, tuple[float, ...]]] = {
         "alpha": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
     }
+    state: ClassVar[dict[str, tuple[str, ...]]] = {"weight_": ("N", "f"), "bias_": ("N",)}
 
     def __init__(
         self,

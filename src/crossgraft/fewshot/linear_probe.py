@@ -52,6 +52,7 @@ class LinearProbe(FewShotClassifier):
 
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
     grid: ClassVar[dict[str, tuple[float, ...]]] = {"C": (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)}
+    state: ClassVar[dict[str, tuple[str, ...]]] = {"weight_": ("N", "f"), "bias_": ("N",)}
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ unit vectors as in Snell et al., "Prototypical Networks for Few-shot Learning", 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class NearestMean(FewShotClassifier):
     """
 
     paper = "Snell et al., Prototypical Networks for Few-shot Learning, NeurIPS 2017"
+    state: ClassVar[dict[str, tuple[str, ...]]] = {"means_": ("N", "f"), "bias_": ("N",)}
 
     def __init__(
         self,

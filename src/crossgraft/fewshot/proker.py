@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot.base import Candidates, FewShotClassifier
+from crossgraft.fewshot.base import Candidates
 from crossgraft.fewshot.cache import affinity
+from crossgraft.fewshot.evidence import Cache, ExplainableClassifier
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.registry import register
 from crossgraft.fewshot.zero_shot import zero_shot_logits
@@ -50,7 +51,7 @@ def leave_one_out(kernel: Tensor, residual: Tensor, lam: float) -> Tensor:
 
 
 @register("proker")
-class ProKeR(FewShotClassifier):
+class ProKeR(ExplainableClassifier):
     """Scores f = f_zs + k a with a = (K + lam I)^-1 (Y - f_zs(X)), k = exp(-beta (1 - cosine)) on the keys.
 
     f_zs are the zero-shot logits over 100, which for CLIP (s = 100) are the cosines. Logits are t f: one temperature t,
@@ -60,7 +61,7 @@ class ProKeR(FewShotClassifier):
     Parameters:
         beta: sharpness of the kernel. lam: strength of the ridge.
 
-    Attributes (after `fit`): `keys_` (M, f), `coef_` (M, N) = a, `temperature_` () = t.
+    Attributes (after `fit`): `keys_` (M, f), `labels_` (M,), `coef_` (M, N) = a, `temperature_` () = t.
     """
 
     paper = (
@@ -69,6 +70,12 @@ class ProKeR(FewShotClassifier):
     grid: ClassVar[dict[str, tuple[float, ...]]] = {
         "beta": (0.3, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0),
         "lam": (0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0),
+    }
+    state: ClassVar[dict[str, tuple[str, ...]]] = {
+        "keys_": ("M", "f"),
+        "labels_": ("M",),
+        "coef_": ("M", "N"),
+        "temperature_": (),
     }
 
     def __init__(
@@ -88,7 +95,7 @@ class ProKeR(FewShotClassifier):
         self.device = device
 
     def _fit(self, support: Support) -> int:
-        self.keys_ = support.key
+        self.keys_, self.labels_ = support.key, support.labels
         self.coef_, self.temperature_ = self._solve(support, self.beta, self.lam)
         return 0
 
@@ -105,6 +112,11 @@ class ProKeR(FewShotClassifier):
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         scores = self._prior(embedding) + affinity(key @ self.keys_.T, self.beta) @ self.coef_
         return self.temperature_ * scores
+
+    def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
+        weights = affinity(key @ self.keys_.T, self.beta)
+        coef = self.temperature_ * self.coef_
+        return Cache(weights @ coef, weights, self.labels_, lambda predicted: weights * coef[:, predicted].T)
 
     def _candidates(self) -> Iterator[Candidates]:
         for beta in self.grid["beta"]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossgraft.fewshot.base import Candidates, FewShotClassifier
+from crossgraft.fewshot.base import Candidates
 from crossgraft.fewshot.cache import affinity, vote_weights, votes
+from crossgraft.fewshot.evidence import Cache, ExplainableClassifier, own_class_only
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.registry import register
 from crossgraft.fewshot.training import seeded, train
@@ -22,7 +23,7 @@ from crossgraft.fewshot.zero_shot import zero_shot_logits
 
 
 @register("tip-adapter")
-class TipAdapter(FewShotClassifier):
+class TipAdapter(ExplainableClassifier):
     """Logits s f W^T + alpha A V with A = exp(-beta (1 - key K^T)), K the support keys, V their one-hot labels.
 
     Parameters:
@@ -40,6 +41,7 @@ class TipAdapter(FewShotClassifier):
         "alpha": (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0),
         "beta": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.0, 10.0, 15.0, 20.0, 30.0),
     }
+    state: ClassVar[dict[str, tuple[str, ...]]] = {"keys_": ("M", "f"), "labels_": ("M",), "weights_": ("M",)}
 
     def __init__(
         self,
@@ -71,6 +73,12 @@ class TipAdapter(FewShotClassifier):
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         return zero_shot_logits(embedding, self.text_, self.logit_scale) + self.alpha * self._votes(key, self.beta)
+
+    def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
+        affinities = affinity(key @ self.keys_.T, self.beta)
+        logits = self.alpha * votes(affinities, self.weights_, self.labels_, len(self.text_))
+        each = self.alpha * affinities * self.weights_
+        return Cache(logits, affinities, self.labels_, own_class_only(each, self.labels_))
 
     def _candidates(self) -> Iterator[Candidates]:
         params = [{"alpha": alpha, "beta": beta} for beta in self.grid["beta"] for alpha in self.grid["alpha"]]

@@ -33,8 +33,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot.base import Candidates, FewShotClassifier
+from crossgraft.fewshot.base import Candidates
 from crossgraft.fewshot.cache import affinity, entropy_ratio, shares, vote_weights, votes
+from crossgraft.fewshot.evidence import Cache, ExplainableClassifier, own_class_only
 from crossgraft.fewshot.features import Support, blocks, unit
 from crossgraft.fewshot.registry import register
 from crossgraft.fewshot.training import seeded, train
@@ -95,7 +96,7 @@ def standardisation(image_keys: Tensor, text_queries: Tensor, text_keys: Tensor)
 
 
 @register("xmadapter")
-class XMAdapter(FewShotClassifier):
+class XMAdapter(ExplainableClassifier):
     """Logits s f W^T + alpha (g A_I + (1 - g) A_T) V; see the module for every step and what of it is reconstructed.
 
     With ratio 1, eta 0 and no mask it is Tip-Adapter-F.
@@ -123,6 +124,19 @@ class XMAdapter(FewShotClassifier):
         "beta_i": (1.0, 2.0, 3.0, 5.5, 10.0, 20.0),
         "beta_t": (1.0, 2.0, 3.0, 5.5, 10.0, 20.0),
         "ratio": (0.0, 0.25, 0.5, 0.75, 1.0),  # searched only where `ratio` is a number
+    }
+    state: ClassVar[dict[str, tuple[str, ...]]] = {
+        "keys_": ("M", "f"),
+        "text_keys_": ("M", "d"),
+        "labels_": ("M",),
+        "weights_": ("M",),
+        "gain_": (),
+        "shift_": (),
+        "ratio_logit_": (),
+        "down_": ("h", "d"),
+        "down_bias_": ("h",),
+        "up_": ("d", "h"),
+        "up_bias_": ("d",),
     }
 
     def __init__(
@@ -163,11 +177,13 @@ class XMAdapter(FewShotClassifier):
         self.random_state = random_state
         self.device = device
 
-    def _fit(self, support: Support) -> int:
-        if self.ratio not in ("learned", "entropy") and not (
-            isinstance(self.ratio, int | float) and 0 <= self.ratio <= 1
-        ):
+    def check_params(self) -> None:
+        super().check_params()
+        named = self.ratio in ("learned", "entropy")
+        if not named and not (isinstance(self.ratio, int | float) and 0 <= self.ratio <= 1):
             raise InputError(f"ratio={self.ratio!r}; expected 'learned', 'entropy' or a number from 0 to 1")
+
+    def _fit(self, support: Support) -> int:
         key, labels, d = support.key, support.labels, support.text.shape[1]
         self.keys_, self.labels_ = key, labels
         self.weights_ = vote_weights(labels, support.n_classes, balanced=self.balanced, dtype=key.dtype)
@@ -193,10 +209,11 @@ class XMAdapter(FewShotClassifier):
         def loss(batch: Tensor) -> Tensor:
             embedding, key, labels = support.embedding[batch], support.key[batch], support.labels[batch]
             self.text_keys_ = unit(own_text + meta(support.embedding))
-            image_votes, text_votes = self._votes(embedding, key, own=batch if self.mask else None)
-            each = functional.cross_entropy(
-                self._fuse(embedding, image_votes, text_votes, self.alpha), labels, reduction="none"
-            )
+            image, text = self._affinities(embedding, key)
+            if self.mask:
+                image, text = (each.scatter(1, batch[:, None], 0.0) for each in (image, text))
+            image_votes, text_votes = self._votes(image), self._votes(text)
+            each = functional.cross_entropy(self._fuse(embedding, image_votes, text_votes), labels, reduction="none")
             return (hard_sample_weights(image_votes, text_votes, labels, self.eta) * each).mean()
 
         train(
@@ -226,15 +243,14 @@ class XMAdapter(FewShotClassifier):
         """Cosines (n, M) with the image keys, and those with the text keys in the image cosines' range."""
         return key @ self.keys_.T, self.shift_ + self.gain_ * (self._text_query(embedding) @ self.text_keys_.T)
 
-    def _votes(self, embedding: Tensor, key: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """A_I V and A_T V, each (n, N); own (n,) are cache entries that each query must not see."""
-        both = []
-        for similarity, beta in zip(self._similarities(embedding, key), (self.beta_i, self.beta_t), strict=True):
-            weight = affinity(similarity, beta)
-            if own is not None:
-                weight = weight.scatter(1, own[:, None], 0.0)
-            both.append(votes(weight, self.weights_, self.labels_, len(self.text_)))
-        return both[0], both[1]
+    def _affinities(self, embedding: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """A_I and A_T, each (n, M)."""
+        image, text = self._similarities(embedding, key)
+        return affinity(image, self.beta_i), affinity(text, self.beta_t)
+
+    def _votes(self, affinities: Tensor) -> Tensor:
+        """A V of the affinities A (n, M) -> (n, N)."""
+        return votes(affinities, self.weights_, self.labels_, len(self.text_))
 
     def _gate(self, image_votes: Tensor, text_votes: Tensor) -> Tensor | float:
         """g: () or (n, 1) or a number."""
@@ -242,13 +258,22 @@ class XMAdapter(FewShotClassifier):
             return torch.sigmoid(self.ratio_logit_)
         return entropy_ratio(image_votes, text_votes) if self.ratio == "entropy" else float(self.ratio)
 
-    def _fuse(self, embedding: Tensor, image_votes: Tensor, text_votes: Tensor, alpha: float) -> Tensor:
+    def _fuse(self, embedding: Tensor, image_votes: Tensor, text_votes: Tensor) -> Tensor:
         g = self._gate(image_votes, text_votes)
         cache = g * image_votes + (1 - g) * text_votes
-        return zero_shot_logits(embedding, self.text_, self.logit_scale) + alpha * cache
+        return zero_shot_logits(embedding, self.text_, self.logit_scale) + self.alpha * cache
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
-        return self._fuse(embedding, *self._votes(embedding, key), self.alpha)
+        image, text = self._affinities(embedding, key)
+        return self._fuse(embedding, self._votes(image), self._votes(text))
+
+    def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
+        image, text = self._affinities(embedding, key)
+        image_votes, text_votes = self._votes(image), self._votes(text)
+        g = torch.as_tensor(self._gate(image_votes, text_votes)).to(key).expand(len(key), 1)
+        weights = g * image + (1 - g) * text
+        own = own_class_only(self.alpha * weights * self.weights_, self.labels_)
+        return Cache(self.alpha * g * image_votes, weights, self.labels_, own, g[:, 0])
 
     def _candidates(self) -> Iterator[Candidates]:
         grid, fixed = self.grid, not isinstance(self.ratio, str)
@@ -257,12 +282,9 @@ class XMAdapter(FewShotClassifier):
 
         def score(embedding: Tensor, key: Tensor) -> Iterator[Tensor]:
             text_logits = zero_shot_logits(embedding, self.text_, self.logit_scale)
-            image_all, text_all = (
-                [votes(affinity(similarity, beta), self.weights_, self.labels_, len(self.text_)) for beta in betas]
-                for similarity, betas in zip(
-                    self._similarities(embedding, key), (grid["beta_i"], grid["beta_t"]), strict=True
-                )
-            )
+            image, text = self._similarities(embedding, key)
+            image_all = [self._votes(affinity(image, beta)) for beta in grid["beta_i"]]
+            text_all = [self._votes(affinity(text, beta)) for beta in grid["beta_t"]]
             for image_votes in image_all:
                 for text_votes in text_all:
                     gates = grid["ratio"] if fixed else (self._gate(image_votes, text_votes),)

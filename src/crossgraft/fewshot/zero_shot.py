@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.evidence import ExplainableClassifier
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.registry import register
 
@@ -22,7 +22,7 @@ def zero_shot_logits(embedding: Tensor, text: Tensor, logit_scale: float) -> Ten
 
 
 @register("zero-shot")
-class ZeroShot(FewShotClassifier):
+class ZeroShot(ExplainableClassifier):
     """Logits s f W^T. `fit` learns nothing from the samples where `text` is given; it reads the classes."""
 
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
