@@ -9,12 +9,13 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from tiny_encoder import Interrupted, Killed, NanOnWhite, TinyEncoder, make_images, run
+from tiny_encoder import Interrupted, Killed, NanOnWhite, TinyEncoder, make_images, run, run_stuck
 
 from crossgraft.encoders.encode_shards import view_seed
 from crossgraft.encoders.extract import MAX_FILE_BYTES, extract
@@ -291,13 +292,46 @@ def test_errors_of_a_worker_reach_the_caller(tmp_path: Path) -> None:
         extract(paths, TinyEncoder(), tmp_path / "out", shard_size=4, workers=2, encoder_factory=NanOnWhite)
 
 
+def fork_server() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have torch imported already, so that a run begins with its work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crossgraft.encoders.extract"])
+    return context
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 50
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    paths = make_images(tmp_path / "in", 8)
+    marker = tmp_path / "marker"
+    marker.mkdir()
+    process = fork_server().Process(target=run_stuck, args=(paths, tmp_path / "out", marker))
+    process.start()
+    wait_until(lambda: len(os.listdir(marker)) == 2)
+    process.kill()
+    process.join()
+    wait_until(lambda: not any(is_running(int(pid)) for pid in os.listdir(marker)))
+    assert len(FeatureStore.open(tmp_path / "out").pending) == 2
+    assert extract(paths, TinyEncoder(), tmp_path / "out", shard_size=4).encoded == 8
+
+
 def test_a_dozen_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     paths = make_images(tmp_path / "in", 60)
     paths[7].write_text("no image")
     run(paths, tmp_path / "whole")
-    # a fork server has imported torch once, so that each run starts at its work
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_encoder"])
+    context = fork_server()
 
     def seconds_of_a_run(out: Path) -> float:
         started = time.monotonic()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,19 @@ class Killed(TinyEncoder):
         return super().encode_images(pixels, grid=grid)
 
 
+class Stuck(TinyEncoder):
+    """Says where its process is, then takes a minute for its first batch."""
+
+    def __init__(self, marker: Path) -> None:
+        super().__init__()
+        self.marker = marker
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        (self.marker / str(os.getpid())).touch()
+        time.sleep(60)
+        return super().encode_images(pixels, grid=grid)
+
+
 def make_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
     """So many small PNGs of random colours, each different."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,3 +101,9 @@ def run(paths: list[Path], out: Path, workers: int = 1) -> Extraction:
     return extract(
         paths, TinyEncoder(), out, shard_size=4, views=1, workers=workers, encoder_factory=TinyEncoder, progress=False
     )
+
+
+def run_stuck(paths: list[Path], out: Path, marker: Path) -> None:
+    """A run of two workers that does not end by itself."""
+    factory = partial(Stuck, marker)
+    extract(paths, TinyEncoder(), out, shard_size=4, workers=2, encoder_factory=factory, progress=False)
