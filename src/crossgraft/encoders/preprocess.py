@@ -29,14 +29,14 @@ _MAX_STRETCH = 32
 class Preprocess:
     """Resize, crop to the centre, scale to 0..1, normalise: any image -> (3, H, W) float32.
 
-    With `draft=False` resizing is Pillow's, so the result equals the Hugging Face processor's to 1e-6 (images that are
-    upright, opaque and 8 bits a channel; the processors do not handle the others). The one exception: images over 32
-    times as long as wide differ by one grey level (1/255 before normalisation) in places.
+    With `draft=False` resizing is Pillow's, so the result equals that of the Hugging Face processor (on Pillow) to 1e-6
+    for images it reads as we do: upright, opaque, 8 bits a channel. The one exception: images over 32 times as long as
+    wide may differ by a few grey levels (1/255 before normalisation), because they are cut before resizing.
 
     With `draft=True` JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as twice the target size is left, and
-    torch resizes: several times faster, not the same to the bit. Where a JPEG is too small for scaled decoding (and for
-    other formats) single pixels differ by one grey level, about 1 in 200; with it, photographs differ by DRAFT
-    grey levels on average.
+    torch resizes. Against `draft=False` that is 2 to 4 times as fast, and close: unscaled, one value in 200 is off by a
+    grey level or two (squashing a tall image: one in 5, as Pillow then resizes its height first); scaled, photographs
+    are off by 0.2 grey levels on average, rarely by more than 3. `benchmarks/preprocess.py` measures both.
 
     Attributes:
         size: the shortest side after resizing, as CLIP does it, or (height, width) whatever the aspect ratio, as SigLIP
