@@ -44,6 +44,19 @@ class TinyEncoder(Encoder):
         raise NotImplementedError
 
 
+class WideGrid(TinyEncoder):
+    """A grid of 256 KB an image (T = 256, g = 256), so that writing takes as long as encoding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid_shape = (256, 256)
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        features = super().encode_images(pixels)
+        wide = nn.functional.interpolate(features.feature[:, None], 256).transpose(1, 2)  # (B, 256, 1)
+        return features._replace(grid=wide * torch.linspace(-1, 1, 256) if grid else None)
+
+
 class NanOnWhite(TinyEncoder):
     """Divides by zero for an all-white image."""
 
@@ -98,9 +111,8 @@ def make_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
 def run(paths: list[Path], out: Path, workers: int = 1) -> Extraction:
     """One run as the tests make it, for a process of its own."""
     torch.set_num_threads(1)
-    return extract(
-        paths, TinyEncoder(), out, shard_size=4, views=1, workers=workers, encoder_factory=TinyEncoder, progress=False
-    )
+    settings = {"views": 1, "grid": True, "shard_size": 4, "progress": False}
+    return extract(paths, WideGrid(), out, workers=workers, encoder_factory=WideGrid, **settings)
 
 
 def run_stuck(paths: list[Path], out: Path, marker: Path) -> None:
