@@ -6,7 +6,7 @@ A store is a folder:
     shards/00000.safetensors    the features of one shard; the file appears whole or not at all, so its presence is the
                                 record that the shard is done, and a killed run resumes at the first absent one
     files.json                  path -> [size, mtime_ns, SHA-256], so that resuming does not read every file again
-    skipped.json                the images that could not be used: path, SHA-256 or null, reason
+    skipped.json                the images that the last run could not use: path, SHA-256 or null, reason
 
 A content hash is the SHA-256 (hex) of an image file's bytes. The plan is written before anything is encoded; later
 images extend it by new shards. `extract` writes stores, `FeatureStore` reads them and trusts nothing in them.
