@@ -10,8 +10,8 @@ and in which precision everything runs: float64 features in float64, any other f
 from __future__ import annotations
 
 import inspect
-import math
 import numbers
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -175,13 +175,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def check_params(self) -> None:
-        """Raise InputError for a hyperparameter that should be a finite number and is not."""
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            value, default = getattr(self, name, None), parameter.default
+        """Raise InputError for a hyperparameter that should be a finite (or whole) number and is not."""
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value: Any = getattr(self, name)
+            default = parameter.default
             if name == "random_state" or isinstance(default, bool) or not isinstance(default, int | float):
                 continue
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-                raise InputError(f"{name}={value!r}; expected a finite number")
+            whole = isinstance(default, int)
+            right = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+            # Compared with the largest float, because a whole number can be too large to become one.
+            if not right or not -sys.float_info.max <= value <= sys.float_info.max:
+                raise InputError(f"{name}={str(value)[:40]!r}; expected a {'whole' if whole else 'finite'} number")
 
     # -- shared parts -------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class GDA(FewShotClassifier):
         text: Any = None,
         classes: Sequence[Any] | None = None,
         logit_scale: float = 100.0,
-        alpha: float = 1.0,
+        alpha: float = 0.15,
         device: str | torch.device | None = None,
     ) -> None:
         self.text = text

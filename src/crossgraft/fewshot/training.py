@@ -9,7 +9,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from crossgraft.errors import CrossgraftError
+from crossgraft.errors import CrossgraftError, InputError
 
 
 def seeded(random_state: int | np.random.RandomState | None) -> torch.Generator:
@@ -34,8 +34,11 @@ def train(
     et al., ECCV 2022, released code). The final epoch is the model; nothing is picked on the way.
 
     Raises:
+        InputError: a negative number of epochs, or an empty batch.
         CrossgraftError: the loss is no longer finite.
     """
+    if epochs < 0 or batch_size < 1:
+        raise InputError(f"epochs={epochs}, batch_size={batch_size}; expected at least 0 and 1")
     steps = epochs * -(-n // batch_size)
     optimizer = torch.optim.AdamW(parameters, lr=lr, eps=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
