@@ -32,7 +32,7 @@ def problem(
     n_query: int = 24,
     seed: int = 0,
 ) -> Problem:
-    """Gaussian classes around random centres; the texts lie near the centres' first d dimensions; f = 0 drops the key."""
+    """Gaussian classes around random centres; texts lie near the centres' first d dimensions; f = 0 drops the key."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(len(counts), d + f))
     rows, asked = np.repeat(np.arange(len(counts)), counts), np.arange(n_query) % len(counts)
