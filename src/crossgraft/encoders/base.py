@@ -33,6 +33,7 @@ class Encoder(ABC):
             give the same features.
         embedding_dim, feature_dim: d and f of `ImageFeatures`.
         grid_shape: (T, g) of the token grid.
+        n_parameters: of both towers and what joins them, all frozen.
         logit_scale: s; s * cosine(image, text) are the zero-shot logits.
         preprocess: turns an image into the pixel tensor that `encode_images` takes.
         device, dtype: where and in what precision the towers run (float32 or bfloat16). Outputs are float32 always.
@@ -43,6 +44,7 @@ class Encoder(ABC):
     embedding_dim: int
     feature_dim: int
     grid_shape: tuple[int, int]
+    n_parameters: int
     logit_scale: float
     preprocess: Preprocess
     device: torch.device

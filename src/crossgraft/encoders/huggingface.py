@@ -29,6 +29,7 @@ class HuggingFaceEncoder(Encoder):
         self.preprocess = preprocess
         self.fingerprint = fingerprint(model.state_dict(), preprocess.to_dict())
         self.device, self.dtype = device, dtype
+        self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.logit_scale = float(model.logit_scale.detach().exp())
         self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._tokenizer = tokenizer

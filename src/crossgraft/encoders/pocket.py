@@ -23,65 +23,74 @@ MANIFEST = "crossgraft.json"
 TEXT_LIMIT = 256  # tokens; what MiniLM was trained with
 
 
-class ClipTower(nn.Module):
-    """CLIP ViT-B/16: pixels (B, 3, 224, 224) -> grid (B, 197, 768), feature (B, 768), input of the alignment (B, 512)."""
+class Tower(nn.Module):
+    """A frozen image tower: pixels (B, 3, 224, 224) -> grid (B, T, g), feature (B, f), and `views` that an alignment can read."""
 
-    feature_dim, grid_shape = 768, (197, 768)
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        from transformers import CLIPVisionModelWithProjection
-
-        self.model = CLIPVisionModelWithProjection.from_pretrained(folder)
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output = self.model.vision_model(pixel_values=pixels)
-        return output.last_hidden_state, output.pooler_output, self.model.visual_projection(output.pooler_output)
+    feature_dim: int
+    grid_shape: tuple[int, int]
 
 
-class LiteTower(nn.Module):
-    """EfficientNet-Lite0: pixels -> grid (B, 49, 1280), feature (B, 1280), ImageNet logits (B, 1000) for the alignment."""
+class LiteTower(Tower):
+    """EfficientNet-Lite0. Its view is `imagenet`, logits (B, 1000)."""
 
     feature_dim, grid_shape = HEAD_WIDTH, (49, HEAD_WIDTH)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = EfficientNetLite0()
         self.model.load_state_dict(load_file(folder / "model.safetensors"))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         grid, pooled, logits = self.model(pixels)
-        return grid, pooled, logits
+        return grid, pooled, {"imagenet": logits}
 
 
-TOWERS: dict[str, type[ClipTower] | type[LiteTower]] = {"clip-vit-b16": ClipTower, "efficientnet-lite0": LiteTower}
+class ClipLiteTower(Tower):
+    """OpenAI CLIP ViT-B/16, which gives grid and feature; its views are `clip`, the projected feature (B, 512), and EfficientNet-Lite0's
+    `imagenet`: CLIP's own text tower is not on the package index, and an ImageNet classifier knows the names that CLIP lost with it."""
+
+    feature_dim, grid_shape = 768, (197, 768)
+
+    def __init__(self, folder: Path, preprocess: Preprocess) -> None:
+        super().__init__()
+        from transformers import CLIPVisionModelWithProjection
+
+        self.clip = CLIPVisionModelWithProjection.from_pretrained(folder)
+        self.lite = LiteTower(folder / "lite", preprocess)
+        # From CLIP's normalisation of pixels to Lite0's, (x - 127) / 128.
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        self.register_buffer("scale", (std * 255 / 128)[:, None, None], persistent=False)
+        self.register_buffer("shift", ((mean * 255 - 127) / 128)[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        output = self.clip.vision_model(pixel_values=pixels)
+        views = {"clip": self.clip.visual_projection(output.pooler_output)}
+        _, _, lite = self.lite(pixels * self.scale + self.shift)
+        return output.last_hidden_state, output.pooler_output, views | lite
 
 
-class ClassMixture(nn.Module):
-    """What a classifier sees, said in text space: the class-probability-weighted mean of centred class-name embeddings."""
+TOWERS: dict[str, type[LiteTower] | type[ClipLiteTower]] = {"efficientnet-lite0": LiteTower, "clip-vit-b16": ClipLiteTower}
+
+
+class Alignment(nn.Module):
+    """From what image towers see to MiniLM's centred text space: a sum of unit vectors, one for each view that the alignment has.
+
+    `imagenet`: the class-probability-weighted mean of the class names' embeddings. `clip`: a ridge regression. docs/pocket.md says
+    how both were made and what they reach.
+    """
 
     def __init__(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
         super().__init__()
-        self.register_buffer("prototypes", tensors["prototypes"].float())  # (1000, d)
-        self.temperature = settings["temperature"]
+        self.temperature = float(settings["temperature"])
+        for name in ("text_mean", "imagenet_names", "clip_mean", "clip_map"):  # (d,), (1000, d), (512,), (512, d)
+            self.register_buffer(name, tensors[name].float() if name in tensors else None)
 
-    def forward(self, logits: Tensor) -> Tensor:
-        return (logits / self.temperature).softmax(-1) @ self.prototypes
-
-
-class LinearMap(nn.Module):
-    """A ridge regression from image to text space."""
-
-    def __init__(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
-        super().__init__()
-        self.register_buffer("mean", tensors["image_mean"].float())  # (p,)
-        self.register_buffer("weight", tensors["weight"].float())  # (p, d)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return (F.normalize(features, dim=-1) - self.mean) @ self.weight
-
-
-ALIGNMENTS: dict[str, type[ClassMixture] | type[LinearMap]] = {"class-mixture": ClassMixture, "linear": LinearMap}
+    def image(self, views: dict[str, Tensor]) -> Tensor:
+        """Views (B, ...) -> (B, d), unit length."""
+        terms = [F.normalize((views["imagenet"].float() / self.temperature).softmax(-1) @ self.imagenet_names, dim=-1)]
+        if self.clip_map is not None:
+            terms.append(F.normalize((F.normalize(views["clip"].float(), dim=-1) - self.clip_mean) @ self.clip_map, dim=-1))
+        return F.normalize(sum(terms, torch.zeros(())), dim=-1)
 
 
 class MiniLM(nn.Module):
@@ -118,30 +127,28 @@ class PocketEncoder(Encoder):
         manifest = read_json(folder / MANIFEST)
         try:
             settings = manifest["alignment"]
-            tower = TOWERS[manifest["vision"]](folder / "vision")
-            tensors = load_file(folder / "alignment.safetensors")
-            alignment = ALIGNMENTS[settings["kind"]](tensors, settings)
+            preprocess = Preprocess.from_hf(read_json(folder / "vision" / "preprocessor_config.json"))
+            tower = TOWERS[manifest["vision"]](folder / "vision", preprocess)
+            alignment = Alignment(load_file(folder / "alignment.safetensors"), settings)
             self.logit_scale = float(settings["logit_scale"])
-            self._text_mean = tensors["text_mean"].float().to(device)
         except (KeyError, TypeError, FileNotFoundError) as error:
-            raise InputError(f"{folder}: not a pocket model of this version ({error}); pull it again with --force") from error
-        text = MiniLM(folder / "text")
-        self.name, self.device, self.dtype = name, device, dtype
-        self.preprocess = Preprocess.from_hf(read_json(folder / "vision" / "preprocessor_config.json"))
-        self.embedding_dim = self._text_mean.shape[0]
+            raise InputError(f"{folder}: not a pocket model of this version ({error!r}); pull it again with --force") from error
+        self.name, self.device, self.dtype, self.preprocess = name, device, dtype, preprocess
+        self.embedding_dim = len(alignment.text_mean)
         self.feature_dim, self.grid_shape = tower.feature_dim, tower.grid_shape
-        weights = {f"{part}.{key}": value for part, module in (("vision", tower), ("text", text)) for key, value in module.state_dict().items()}
-        self.fingerprint = fingerprint(weights | {f"alignment.{k}": v for k, v in tensors.items()}, [self.preprocess.to_dict(), settings])
+        text = MiniLM(folder / "text")
+        weights = nn.ModuleDict({"vision": tower, "text": text, "alignment": alignment}).state_dict()
+        self.n_parameters = sum(tensor.numel() for tensor in weights.values())
+        self.fingerprint = fingerprint(weights, [preprocess.to_dict(), settings])
         self._tower = tower.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._text = text.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._alignment = alignment.to(device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
-        tokens, feature, aligned = self._tower(pixels.to(self.device, self.dtype))
-        embedding = F.normalize(self._alignment(aligned.float()), dim=-1)
-        return ImageFeatures(embedding, feature.float(), tokens.float() if grid else None)
+        tokens, feature, views = self._tower(pixels.to(self.device, self.dtype))
+        return ImageFeatures(self._alignment.image(views), feature.float(), tokens.float() if grid else None)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return encode_in_batches(texts, lambda batch: self._text(batch) - self._text_mean)
+        return encode_in_batches(texts, lambda batch: self._text(batch) - self._alignment.text_mean)

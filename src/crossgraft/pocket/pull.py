@@ -93,16 +93,20 @@ def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) 
         say(f"converting {model.name}")
         folder = scratch / model.name
         folder.mkdir()
-        image_tower, text_tower = model.wheels
-        _TOWERS[image_tower](parts[image_tower], folder / "vision")
-        _write_minilm(parts[text_tower], folder / "text")
+        vision = model.wheels[0]
+        if vision == "clip-vit-b16":
+            _write_clip(parts[vision], folder / "vision")
+            _write_lite0(parts["efficientnet-lite0"], folder / "vision" / "lite")
+        else:
+            _write_lite0(parts[vision], folder / "vision")
+        _write_minilm(parts["minilm"], folder / "text")
         alignment = read_json(ALIGNMENTS / f"{model.name}.json")
         shutil.copyfile(ALIGNMENTS / f"{model.name}.safetensors", folder / "alignment.safetensors")
         manifest = {
             "model_type": "crossgraft-pocket-dual-encoder",
             "name": model.name,
             "version": model.version,
-            "vision": image_tower,
+            "vision": vision,
             "alignment": alignment,
             "sources": [vars(WHEELS[key]) for key in model.wheels],
         }
@@ -170,5 +174,3 @@ def _write_minilm(model: Path, folder: Path) -> None:
         # A hard link costs no disk for the second model that uses the same tower; each folder still stands alone.
         os.link(model / name, folder / name)
 
-
-_TOWERS: dict[str, Callable[[Path, Path], None]] = {"clip-vit-b16": _write_clip, "efficientnet-lite0": _write_lite0}

@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything they need is installed into .venv from requirements.lock.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Installed once for each state of the lock file and of the project's metadata.
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint bench models clean
+.DELETE_ON_ERROR:
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("crossgraft needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+models: $(READY)
+	$(BIN)/crossgraft models pull pocket
+
+demo: models
+	$(BIN)/crossgraft fewshot demo/emoji/noto.json --model pocket-lite --method all --shots 1,2,4,8 \
+		--test demo/emoji/fluent.json --test demo/emoji/twemoji.json --out runs/demo
+	$(BIN)/crossgraft predict runs/demo/adapters/xmadapter demo/emoji/fluent/fruit/*.webp
+
+test: models
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: models
+	$(BIN)/python benchmarks/preprocess.py
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info src/*.egg-info

@@ -1,0 +1,115 @@
+"""From images to class probabilities with a saved classifier and its frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL.Image import Image
+
+from crossgraft.encoders.base import Encoder
+from crossgraft.encoders.images import UnreadableImage
+from crossgraft.encoders.load import load_encoder
+from crossgraft.errors import InputError
+from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.persist import load_classifier, read_config
+
+BATCH = {"cpu": 4}
+ACCELERATOR_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted for one image; `error` says why not, where it could not be read (the rest is then empty).
+
+    `probabilities` maps the likeliest classes to probabilities, highest first. `evidence` is there if asked for.
+    """
+
+    image: str
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float]
+    error: str | None = None
+    evidence: Any = None
+
+
+class Predictor:
+    """A loaded classifier; calling it predicts images. Build one with `Predictor.load`."""
+
+    def __init__(self, classifier: FewShotClassifier, encoder: Encoder, config: dict[str, Any]) -> None:
+        self.classifier, self.encoder, self.config = classifier, encoder, config
+        self._with_feature = config["extra"]["key"] == "feature"
+
+    @classmethod
+    def load(cls, folder: Path | str, *, model: str | None = None, device: str = "auto", dtype: str | None = None) -> Self:
+        """Load an adapter folder and the encoder it was trained on.
+
+        Args:
+            folder: what `crossgraft fewshot` wrote under adapters/, or an output folder that holds just one adapter.
+            model: where the encoder is now, if not where it was (name or folder); its fingerprint has to be the same.
+            device: a torch device or "auto".
+            dtype: precision of the encoder; default is the one the classifier was trained with.
+
+        Raises:
+            InputError: no adapter there, a damaged one, or another encoder.
+        """
+        path = adapter_folder(Path(folder))
+        config = read_config(path)
+        trained = config["encoder"]
+        if not isinstance(trained, dict) or not isinstance(config.get("extra"), dict) or config["extra"].get("key") not in ("feature", "embedding"):
+            raise InputError(f"{path}/adapter_config.json: names no encoder; only adapters of `crossgraft fewshot` can predict images")
+        encoder = load_encoder(model or trained["name"], device=device, dtype=dtype or trained["dtype"])
+        classifier = load_classifier(path, encoder_fingerprint=encoder.fingerprint)
+        return cls(classifier, encoder, config)
+
+    def __call__(self, images: Sequence[Path | str | Image], *, top: int = 5, explain: bool = False) -> list[Prediction]:
+        """Predict images (paths or PIL images), in order. An image that cannot be read gets an `error`.
+
+        Raises:
+            InputError: `explain` with a method that keeps no evidence.
+        """
+        if explain and not hasattr(self.classifier, "explain"):
+            raise InputError(f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as xmadapter")
+        size = BATCH.get(self.encoder.device.type, ACCELERATOR_BATCH)
+        return [p for start in range(0, len(images), size) for p in self._batch(images[start : start + size], top, explain)]
+
+    def _batch(self, images: Sequence[Path | str | Image], top: int, explain: bool) -> list[Prediction]:
+        pixels, errors = [], {}
+        for i, image in enumerate(images):
+            try:
+                pixels.append(self.encoder.preprocess(image))
+            except UnreadableImage as error:
+                errors[i] = error.reason
+        names = [str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images)]
+        probabilities: Any = iter(())
+        evidence: Any = iter(())
+        if pixels:
+            output = self.encoder.encode_images(torch.stack(pixels))
+            X = torch.cat([output.embedding, output.feature], dim=1) if self._with_feature else output.embedding
+            probabilities = iter(torch.from_numpy(self.classifier.predict_proba(X)))
+            evidence = iter(self.classifier.explain(X)) if explain else evidence
+        return [
+            Prediction(names[i], None, None, {}, errors[i]) if i in errors else self._prediction(names[i], next(probabilities), top, next(evidence, None))
+            for i in range(len(images))
+        ]
+
+    def _prediction(self, name: str, probabilities: torch.Tensor, top: int, evidence: Any) -> Prediction:
+        values, rows = probabilities.topk(min(top, len(probabilities)))
+        ranked = {str(self.classifier.classes_[row]): value for row, value in zip(rows.tolist(), values.tolist(), strict=True)}
+        label = next(iter(ranked))
+        return Prediction(name, label, ranked[label], ranked, evidence=evidence)
+
+
+def adapter_folder(folder: Path) -> Path:
+    """The adapter folder that is meant: itself, or the only one under adapters/ of an output folder."""
+    if (folder / "adapter_config.json").is_file():
+        return folder
+    inside = sorted(path.parent for path in folder.glob("adapters/*/adapter_config.json"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        raise InputError(f"{folder} holds {len(inside)} adapters; name one: {', '.join(str(path) for path in inside)}")
+    raise InputError(f"{folder}: no adapter here (no adapter_config.json); make one with `crossgraft fewshot`")

@@ -1,0 +1,282 @@
+"""The few-shot experiment: draw supports, encode what is needed once, fit every method, score the sealed test sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossgraft.encoders.base import Encoder
+from crossgraft.encoders.extract import extract
+from crossgraft.encoders.prompts import Prompts
+from crossgraft.encoders.store import FeatureStore
+from crossgraft.errors import InputError
+from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.data import ImageData, ImageSplit, hold_out, sample_support
+from crossgraft.fewshot.features import unit
+from crossgraft.fewshot.protocol import MIN4, Protocol, SealedLabels, check_protocol, validation_indices
+from crossgraft.fewshot.registry import get_method
+
+Shots = int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoded images of one split: X (n, p) as the estimators take it, and where each row came from."""
+
+    X: Tensor
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A test set whose labels only score."""
+
+    features: Features
+    labels: SealedLabels
+
+
+@dataclass
+class Fit:
+    """One fitted classifier and its scores: `metrics` is test set -> metric -> percent."""
+
+    method: str
+    shots: Shots
+    seed: int
+    classifier: FewShotClassifier
+    support: tuple[Path, ...]
+    metrics: dict[str, dict[str, float]]
+    fit_seconds: float
+    tune_seconds: float
+    query_microseconds: float | None
+
+
+@dataclass
+class FewShotRun:
+    """What `run_fewshot` found."""
+
+    data: ImageData
+    text: Tensor
+    fits: list[Fit]
+    skipped: list[dict[str, str | None]]
+    warnings: list[str] = field(default_factory=list)
+
+
+def run_fewshot(
+    data: ImageData,
+    encoder: Encoder,
+    store: Path,
+    *,
+    methods: Sequence[str],
+    shots: Sequence[Shots],
+    seeds: Sequence[int],
+    protocol: Protocol = "none",
+    prompts: Prompts | None = None,
+    tests: Sequence[ImageData] = (),
+    key: Literal["feature", "embedding"] = "feature",
+    views: int = 0,
+    params: dict[str, Any] | None = None,
+    workers: int = 1,
+    progress: bool = True,
+    on_fit: Callable[[Fit], None] = lambda _: None,
+) -> FewShotRun:
+    """Fit each method at each number of shots with each seed, and score it on every test set.
+
+    Args:
+        data: the training data; its test split, if it has one, is a test set called "test". Data without one is tested on what lies
+            outside the largest support of each seed, unless `tests` are given or shots is "all".
+        encoder, store: the frozen encoder, and the feature store that caches what it gives.
+        protocol: how hyperparameters are chosen (crossgraft.fewshot.protocol).
+        prompts: what is said about each class; by default one template.
+        tests: more test sets (`load_test_data`), by name.
+        key: what cache methods compare: the un-projected image feature, or the text-aligned embedding.
+        views: augmented views of each support image that are averaged with it (Tip-Adapter's cache construction).
+        params: constructor parameters for the methods, where they have them.
+        on_fit: is told each fit as it is done.
+
+    Raises:
+        InputError: bad arguments, or data that does not allow what is asked.
+    """
+    check_protocol(protocol, data.val is not None)
+    classes = {name: get_method(name) for name in methods}
+    _check_params(params or {}, classes.values())
+    text = (prompts or Prompts()).encode(encoder, data.classes).cpu()
+    reader = _Reader(data.classes, encoder, store, key, workers, progress)
+    run = FewShotRun(data, text, [], reader.skipped)
+
+    plans = reader.readable(lambda bad: _plan(_without(data, bad), shots, seeds, protocol, bool(tests)))
+    shared = {"test": data.test} if data.test is not None else {}
+    for other in tests:
+        if other.test is None or other.name in shared:
+            raise InputError(f"test set {other.name!r} is empty or named twice")
+        shared[other.name] = other.test
+    shared_tests = {name: reader.test_set(split) for name, split in shared.items()}
+
+    for seed in seeds:
+        own = plans[seed]
+        test_sets = shared_tests or ({"test": reader.test_set(own.test)} if own.test is not None else {})
+        for k in shots:
+            support = own.supports[k]
+            _warn_leaks(run, reader, support, test_sets)
+            X, y = reader.features(support, views=views).X, reader.names(support)
+            val = None if own.validation[k] is None else (reader.features(own.validation[k]).X, reader.names(own.validation[k]))
+            for name, kind in classes.items():
+                classifier = _make(kind, text, data.classes, encoder, seed, params or {})
+                fit = _fit_and_score(classifier, X, y, val, test_sets)
+                run.fits.append(Fit(name, k, seed, classifier, support.paths, *fit))
+                on_fit(run.fits[-1])
+    return run
+
+
+@dataclass(frozen=True)
+class _SeedPlan:
+    """What one seed draws."""
+
+    supports: dict[Shots, ImageSplit]
+    validation: dict[Shots, ImageSplit | None]
+    test: ImageSplit | None
+
+    def images(self) -> Iterable[Path]:
+        for split in (*self.supports.values(), *self.validation.values(), self.test):
+            yield from split.paths if split is not None else ()
+
+
+def _plan(data: ImageData, shots: Sequence[Shots], seeds: Sequence[int], protocol: Protocol, other_tests: bool) -> dict[int, _SeedPlan]:
+    n = len(data.classes)
+    plans = {}
+    for seed in seeds:
+        supports = {k: data.train.take(sample_support(data.train, n, k, seed, classes=data.classes)) for k in shots}
+        val, test = data.val, None
+        if (val is None and protocol == "min4") or (data.test is None and not other_tests and "all" not in shots):
+            wanted = MIN4 if val is None and protocol == "min4" else 0
+            held = hold_out(data.train, n, shots, seed, val=min(wanted, *(k for k in shots if k != "all")), classes=data.classes)
+            val = data.train.take(held.val) if wanted else val
+            test = data.train.take(held.test) if data.test is None and not other_tests else None
+        validation: dict[Shots, ImageSplit | None] = {
+            k: None if val is None or protocol == "none" else val.take(validation_indices(val, n, k, seed, protocol)) for k in shots
+        }
+        plans[seed] = _SeedPlan(supports, validation, test)
+    return plans
+
+
+def _without(data: ImageData, bad: set[Path]) -> ImageData:
+    """The data without images that could not be read; the draw is repeated over the rest."""
+    if not bad:
+        return data
+    def keep(split: ImageSplit | None) -> ImageSplit | None:
+        return None if split is None else split.take([i for i, path in enumerate(split.paths) if path not in bad])
+
+    train = keep(data.train)
+    assert train is not None
+    return replace(data, train=train, val=keep(data.val))
+
+
+class _Reader:
+    """Images to features, each encoded once however many seeds and splits ask for it."""
+
+    def __init__(self, classes: Sequence[str], encoder: Encoder, store: Path, key: str, workers: int, progress: bool) -> None:
+        self.classes = np.array(classes)
+        self.encoder, self.store, self.key = encoder, store, key
+        self.options: dict[str, Any] = {"workers": workers, "progress": progress}
+        self.hash_of: dict[Path, str] = {}
+        self.skipped: list[dict[str, str | None]] = []
+        self._stores: dict[int, FeatureStore] = {}
+
+    def encode(self, paths: Iterable[Path], views: int = 0) -> set[Path]:
+        """Encode what is not encoded yet; return the paths that cannot be used."""
+        wanted = list(dict.fromkeys(paths))
+        folder = self.store if not views else self.store.with_name(f"{self.store.name}-views{views}")
+        done = extract(wanted, self.encoder, folder, views=views, **self.options)
+        self._stores[views] = done.store
+        self.hash_of |= done.hash_of
+        known = {entry["path"] for entry in self.skipped}
+        self.skipped += [entry for entry in done.skipped if entry["path"] not in known]
+        return set(wanted) - done.hash_of.keys()
+
+    def readable(self, plan: Callable[[set[Path]], dict[int, _SeedPlan]]) -> dict[int, _SeedPlan]:
+        """Plan until every image of the plan can be read: a bad image costs that image, not the run."""
+        bad: set[Path] = set()
+        while True:
+            plans = plan(bad)
+            fresh = self.encode(image for seed in plans.values() for image in seed.images())
+            if not fresh:
+                return plans
+            bad |= fresh
+
+    def features(self, split: ImageSplit, views: int = 0) -> Features:
+        """X (n, p) of images that are known to be readable."""
+        if views:
+            self.encode(split.paths, views)
+        hashes = [self.hash_of[path] for path in split.paths]
+        names = ("embedding", "feature") if self.key == "feature" else ("embedding",)
+        store = self._stores[views]
+        parts = []
+        for name in names:
+            part = store.gather(hashes, name)
+            if views:
+                # Unit views are averaged, so that each weighs the same (Tip-Adapter's cache construction).
+                part = torch.cat([unit(part)[:, None], unit(store.gather(hashes, f"{name}_views"))], dim=1).mean(1)
+            parts.append(part)
+        return Features(torch.cat(parts, dim=1), split.paths)
+
+    def test_set(self, split: ImageSplit) -> TestSet:
+        bad = self.encode(split.paths)
+        kept = split.take([i for i, path in enumerate(split.paths) if path not in bad])
+        if not len(kept):
+            raise InputError("no image of a test set can be read; see skipped.json in the feature store")
+        return TestSet(self.features(kept), SealedLabels(self.names(kept)))
+
+    def names(self, split: ImageSplit) -> np.ndarray:
+        """Class names (n,), the labels that classifiers learn and predict."""
+        return self.classes[list(split.labels)]
+
+
+def _check_params(params: dict[str, Any], kinds: Iterable[type[FewShotClassifier]]) -> None:
+    known = {name for kind in kinds for name in kind().get_params()} - {"text", "classes", "logit_scale", "device", "random_state"}
+    if unknown := sorted(set(params) - known):
+        raise InputError(f"no chosen method has a parameter {', '.join(unknown)}; they have: {', '.join(sorted(known)) or 'none'}")
+
+
+def _make(
+    kind: type[FewShotClassifier], text: Tensor, classes: Sequence[str], encoder: Encoder, seed: int, params: dict[str, Any]
+) -> FewShotClassifier:
+    known = kind().get_params()
+    given = {
+        "text": text.numpy(),
+        "classes": list(classes),
+        "logit_scale": encoder.logit_scale,
+        "device": None if encoder.device.type == "cpu" else str(encoder.device),
+        "random_state": seed,
+    } | params
+    return kind(**{name: value for name, value in given.items() if name in known})
+
+
+def _fit_and_score(
+    classifier: FewShotClassifier, X: Tensor, y: np.ndarray, val: tuple[Tensor, np.ndarray] | None, tests: dict[str, TestSet]
+) -> tuple[dict[str, dict[str, float]], float, float, float | None]:
+    start = time.perf_counter()
+    classifier.fit(X, y)
+    fitted = time.perf_counter()
+    if val is not None:
+        classifier.tune(*val)
+    tuned = time.perf_counter()
+    metrics = {name: test.labels.score(classifier.predict(test.features.X)) for name, test in tests.items()}
+    queries = sum(len(test.labels) for test in tests.values())
+    per_query = (time.perf_counter() - tuned) / queries * 1e6 if queries else None
+    return metrics, fitted - start, tuned - fitted, per_query
+
+
+def _warn_leaks(run: FewShotRun, reader: _Reader, support: ImageSplit, tests: dict[str, TestSet]) -> None:
+    """Say when a test set holds the very bytes of a support image (official splits do; the score then flatters)."""
+    seen = {reader.hash_of[path] for path in support.paths}
+    for name, test in tests.items():
+        same = sum(reader.hash_of[path] in seen for path in test.features.paths)
+        message = f"{same} image(s) of test set {name!r} are byte for byte in a support"
+        if same and message not in run.warnings:
+            run.warnings.append(message)
