@@ -59,12 +59,12 @@ def finished_shards(store: Path) -> dict[str, tuple[int, int]]:
 
 
 def moment(store: Path) -> str:
-    """Where a killed run was."""
+    """What a killed run left. (A kill in the start of a resumed run finds the store as the run before left it.)"""
     if not (store / "store.json").exists():
-        return "before the plan was written"
+        return "no plan yet"
     if any((store / "shards").glob(".*.tmp")):
-        return "while writing a shard"
-    return "while encoding the first shard" if not finished_shards(store) else "while encoding a later shard"
+        return "a shard half written"
+    return "a plan, no shard" if not finished_shards(store) else "some shards whole"
 
 
 def wait_for_encoding(process: subprocess.Popen[bytes], store: Path) -> None:
@@ -168,7 +168,7 @@ def main() -> None:
         "workers": options.workers,
         "seed": options.seed,
         "kills": kills,
-        "killed": dict(moments.most_common()),
+        "store_at_kill": dict(moments.most_common()),
         "resumes": resumes,
         "stores_completed": stores,
         "stores_unequal": unequal,
