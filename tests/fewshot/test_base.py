@@ -142,6 +142,21 @@ def test_tune_scores_what_it_then_predicts(name: str) -> None:
             torch.testing.assert_close(classifier.logits(P.Q), logits, rtol=0, atol=1e-9)
 
 
+def test_tune_breaks_ties_by_cross_entropy() -> None:
+    """All settings of GDA are right on an easy problem; the boldest of them is also the surest."""
+    easy = problem((4, 4, 4), noise=0.05)
+    gda = make("gda", text=easy.text, classes=easy.classes, alpha=0.02).fit(easy.X, easy.y)
+    losses = {}
+    for alpha in gda.grid["alpha"]:
+        gda.set_params(alpha=alpha)
+        assert gda.score(easy.Q, easy.y_query) == 1.0
+        losses[alpha] = -gda.logits(easy.Q).log_softmax(dim=1).max(dim=1).values.sum().item()
+    least = min(losses.values())
+    assert least < max(losses.values())
+    # Of equal settings the first in the grid's order is kept.
+    assert gda.tune(easy.Q, easy.y_query).get_params()["alpha"] == next(a for a in losses if losses[a] == least)
+
+
 class Sealed(list):
     __crossgraft_sealed__ = True
 

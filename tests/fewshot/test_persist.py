@@ -56,6 +56,22 @@ def test_predictions_after_loading_are_equal_to_the_bit(
     torch.testing.assert_close(again.text_, saved.text_)
 
 
+@pytest.mark.parametrize("name", list(METHODS))
+def test_layout_and_alignment_of_the_tensors_do_not_show(name: str, tmp_path: Path) -> None:
+    """At odd sizes, where a transposed or unaligned matrix takes another path through the kernels."""
+    p = problem((5,) * 23, d=37, f=129, n_query=131)
+    X, Q = p.X.astype(np.float32), p.Q.astype(np.float32)
+    short = {"epochs": 2} if "epochs" in get_method(name)().get_params() else {}
+    saved = get_method(name)(text=p.text, classes=p.classes, **short).fit(X, p.y)
+    loaded = load_classifier(save_classifier(saved, tmp_path / "a"))
+    for attribute in ("text_", *saved.state):
+        tensor = getattr(loaded, attribute)
+        assert getattr(saved, attribute).is_contiguous()
+        assert tensor.data_ptr() % 64 == 0
+    for queries in (Q, Q[:1], Q[:17]):
+        assert torch.equal(loaded.logits(queries), saved.logits(queries))
+
+
 @pytest.mark.parametrize(
     "labels",
     [
