@@ -16,11 +16,11 @@ def check_environment() -> None:
         return
     try:
         importlib.import_module("torchvision")
-    except Exception as error:  # whatever a mismatched binary raises: RuntimeError, OSError, ImportError, AttributeError
+    except Exception as error:  # a mismatched binary raises RuntimeError, OSError, ImportError, AttributeError, ...
         raise CrossgraftError(
-            f"torchvision is installed but does not fit this torch ({type(error).__name__}: {error}). transformers imports it "
-            "and would fail. crossgraft does not need it: remove it with `pip uninstall torchvision`, or install the build that "
-            "matches your torch."
+            f"torchvision is installed but does not fit this torch ({type(error).__name__}: {error}). transformers "
+            "imports it and would fail. crossgraft does not need it: remove it with `pip uninstall torchvision`, or "
+            "install the build that matches your torch."
         ) from error
 
 

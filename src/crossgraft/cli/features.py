@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from crossgraft.cli.options import Device, Dtype, Json, Model, Split, Workers, print_json, say
+from crossgraft.errors import InputError
 
 
 def features(
@@ -18,7 +19,9 @@ def features(
     grid: Annotated[bool, typer.Option(help="Also store the token grid (large).")] = False,
     views: Annotated[int, typer.Option(min=0, help="Augmented views to encode of each image, besides the image.")] = 0,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a shard: at most this much is lost by a kill.")] = 128,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a forward pass.  [default: 4 on a CPU, 64 elsewhere]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a forward pass.  [default: 4 on a CPU, 64 elsewhere]")
+    ] = None,
     workers: Workers = 1,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -35,6 +38,8 @@ def features(
     done = extract(
         paths, encoder, out, views=views, grid=grid, batch_size=batch_size, shard_size=shard_size, workers=workers
     )
+    if not done.hash_of:
+        raise InputError(f"none of {len(paths)} images can be read; the reasons are in {out / 'skipped.json'}")
     report = {
         "store": str(out),
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
@@ -47,6 +52,9 @@ def features(
     if as_json:
         print_json(report)
         return
-    say(f"{out}: {done.encoded} images encoded, {done.reused} there already, {len(done.skipped)} skipped, {done.seconds:.1f} s")
+    say(
+        f"{out}: {done.encoded} images encoded, {done.reused} there already, {len(done.skipped)} skipped, "
+        f"{done.seconds:.1f} s"
+    )
     if done.skipped:
         say(f"skipped images and reasons: {out / 'skipped.json'}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from crossgraft.cli.options import Device, Dtype, Json, Model, Split, Workers, print_json, say
+from crossgraft.cli.options import Device, Dtype, Json, Model, Split, Workers, check_out_folder, print_json, say
 from crossgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,14 +23,24 @@ def fewshot(
     method: Annotated[str, typer.Option(help="A method, several with commas, or all.")] = "xmadapter",
     shots: Annotated[str, typer.Option(help="Photos a class: a number, several with commas, or all.")] = "16",
     seeds: Annotated[str, typer.Option(help="Seeds of the draw, with commas.")] = "1,2,3",
-    protocol: Annotated[str, typer.Option(help="What hyperparameters may see: none, min4 or full (validation photos).")] = "none",
+    protocol: Annotated[
+        str, typer.Option(help="What hyperparameters may see: none, min4 or full (validation photos).")
+    ] = "none",
     split: Split = None,
-    test: Annotated[list[Path] | None, typer.Option(help="Another test set with the same class names; repeatable.")] = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Another test set with the same class names; repeatable.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON: templates, or descriptions per class.")] = None,
-    key: Annotated[str, typer.Option(help="What caches compare: the un-projected feature, or the embedding.")] = "feature",
+    key: Annotated[
+        str, typer.Option(help="What caches compare: the un-projected feature, or the embedding.")
+    ] = "feature",
     views: Annotated[int, typer.Option(min=0, help="Augmented views averaged with each support photo.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A method's parameter, as name=value; repeatable.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Feature store.  [default: one a model under $CROSSGRAFT_HOME]")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A method's parameter, as name=value; repeatable.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Feature store.  [default: one a model under $CROSSGRAFT_HOME]")
+    ] = None,
     workers: Workers = 1,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -37,19 +48,18 @@ def fewshot(
 ) -> None:
     """Fit few-shot classifiers on a frozen encoder, score them on test sets they never saw, save them."""
     wanted = _shots(shots)
-    seed_list = [_number(text, "--seeds", 0) for text in _list(seeds, "--seeds")]
+    seed_list = list(dict.fromkeys(_number(text, "--seeds", 0) for text in _list(seeds, "--seeds")))
     params = dict(_parameter(text) for text in set_ or [])
     if key not in ("feature", "embedding"):
         raise InputError(f"--key is {key!r}: choose feature or embedding")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder")
+    check_out_folder(out)
 
     from crossgraft.encoders.load import load_encoder
     from crossgraft.encoders.prompts import Prompts
-    from crossgraft.files import write_json
     from crossgraft.fewshot import METHODS, get_method
     from crossgraft.fewshot.data import load_data, load_test_data
     from crossgraft.fewshot.run import run_fewshot
+    from crossgraft.files import write_json
     from crossgraft.home import home
     from crossgraft.reporting.results import few_shot_results
 
@@ -77,7 +87,13 @@ def fewshot(
         params=params,
         workers=workers,
     )
-    settings = {"key": key, "views": views, "templates": list(prompt_set.templates), "descriptions": len(prompt_set.descriptions), "set": params}
+    settings = {
+        "key": key,
+        "views": views,
+        "templates": list(prompt_set.templates),
+        "descriptions": len(prompt_set.descriptions),
+        "set": params,
+    }
     document = few_shot_results(run, encoder, protocol=protocol, seeds=seed_list, settings=settings)
     out.mkdir(parents=True, exist_ok=True)
     _save_adapters(run, encoder, out / "adapters", settings | {"protocol": protocol})
@@ -98,7 +114,12 @@ def _save_adapters(run: FewShotRun, encoder: Encoder, folder: Path, settings: di
     shots, seed = run.fits[-1].shots, run.fits[0].seed
     for fit in run.fits:
         if fit.shots == shots and fit.seed == seed:
-            extra = settings | {"shots": shots, "seed": seed, "data": run.data.fingerprint, "support": [str(path) for path in fit.support]}
+            extra = settings | {
+                "shots": shots,
+                "seed": seed,
+                "data": run.data.fingerprint,
+                "support": [str(path) for path in fit.support],
+            }
             save_classifier(fit.classifier, folder / fit.method, encoder=described, extra=extra)
 
 
@@ -130,13 +151,16 @@ def _list(text: str, option: str) -> list[str]:
 
 
 def _number(text: str, option: str, least: int) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise InputError(f"{option}: {text!r} is not a whole number of at least {least}")
+    # Ten digits and more overflow what random generators take as a seed.
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
+        raise InputError(f"{option}: {text[:40]!r} is not a whole number from {least} to 999999999")
     return int(text)
 
 
 def _shots(text: str) -> list[int | Literal["all"]]:
-    wanted: list[int | Literal["all"]] = ["all" if part == "all" else _number(part, "--shots", 1) for part in _list(text, "--shots")]
+    wanted: list[int | Literal["all"]] = [
+        "all" if part == "all" else _number(part, "--shots", 1) for part in _list(text, "--shots")
+    ]
     return sorted(set(wanted), key=lambda k: float("inf") if k == "all" else k)
 
 
@@ -147,6 +171,14 @@ def _parameter(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise InputError(f"--set {text!r}: expected name=value, such as beta=3")
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r}: the value cannot be read ({error})") from error
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-99-99 looks like a date
+        raise InputError(
+            f"--set {text!r}: the value cannot be read; expected a number, a word, true or false"
+        ) from error
+    if isinstance(parsed, str):
+        with suppress(ValueError):  # YAML reads 1e-3 as a word
+            parsed = float(parsed)
+    if not isinstance(parsed, bool | int | float | str):
+        raise InputError(f"--set {text!r}: expected a number, a word, true or false")
+    return name, parsed

@@ -11,6 +11,8 @@ from crossgraft import __version__
 from crossgraft.cli import features, fewshot, models, predict
 from crossgraft.errors import CrossgraftError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="crossgraft",
     help="Adapt frozen vision-language models by training a few percent of their parameters.",
@@ -31,7 +33,11 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -42,9 +48,10 @@ def main() -> None:
     except CrossgraftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:  # typer has turned a KeyboardInterrupt into this
+        if end.code == INTERRUPTED:
+            print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import typer
 
 from crossgraft.cli.options import Json, print_json, say
 
-app = typer.Typer(help="List and pull the pocket models: real small models that need no model hub.", no_args_is_help=True)
+app = typer.Typer(
+    help="List and pull the pocket models: real small models that need no model hub.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -18,7 +20,12 @@ def list_models(as_json: Json = False) -> None:
     from crossgraft.pocket.sources import POCKET_MODELS
 
     rows = [
-        {"name": model.name, "pulled": is_pulled(model.name), "about": model.about, "folder": str(models_folder() / model.name)}
+        {
+            "name": model.name,
+            "pulled": is_pulled(model.name),
+            "about": model.about,
+            "folder": str(models_folder() / model.name),
+        }
         for model in POCKET_MODELS.values()
     ]
     if as_json:

@@ -20,7 +20,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show an image.")] = 3,
     explain: Annotated[bool, typer.Option(help="Which support photos and class texts voted, and how much.")] = False,
-    model: Annotated[str | None, typer.Option(help="Where the encoder is, if it moved; it has to be the same one.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the encoder is, if it moved; it has to be the same one.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -33,7 +35,13 @@ def predict(
         raise InputError("no image could be read: " + "; ".join(f"{p.image}: {p.error}" for p in predictions))
     support = predictor.config["extra"].get("support", [])
     if as_json:
-        print_json({"adapter": str(adapter), "method": predictor.classifier.method, "predictions": [_plain(p, support) for p in predictions]})
+        print_json(
+            {
+                "adapter": str(adapter),
+                "method": predictor.classifier.method,
+                "predictions": [_plain(p, support) for p in predictions],
+            }
+        )
         return
     for prediction in predictions:
         if prediction.error:
@@ -48,7 +56,7 @@ def predict(
 def _plain(prediction: Prediction, support: list[str]) -> dict[str, Any]:
     plain = asdict(prediction)
     for vote in (plain["evidence"] or {}).get("supports", []):
-        vote["image"] = support[vote["index"]]
+        vote["image"] = support[vote["index"]] if vote["index"] < len(support) else None
     return plain
 
 

@@ -1,7 +1,8 @@
 """EfficientNet-Lite0: EfficientNet without squeeze-and-excite, with ReLU6. transformers has no such architecture.
 
-Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv 1905.11946), Lite variant. Batch norms
-are folded into the convolutions (the network is frozen here), and padding follows TensorFlow's SAME rule, as trained.
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv 1905.11946), Lite variant.
+Batch norms are folded into the convolutions (the network is frozen here), and padding follows TensorFlow's SAME rule,
+as trained.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class Stage(NamedTuple):
@@ -40,9 +41,9 @@ class SameConv2d(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         pad_h, pad_w = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:])
         if pad_h == pad_w and pad_h % 2 == 0:
-            return F.conv2d(x, self.weight, self.bias, self.stride, pad_h // 2, 1, self.groups)
-        x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+            return functional.conv2d(x, self.weight, self.bias, self.stride, pad_h // 2, 1, self.groups)
+        x = functional.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
+        return functional.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 class InvertedResidual(nn.Module):
@@ -57,13 +58,13 @@ class InvertedResidual(nn.Module):
         self.skip = stride == 1 and width_in == stage.width
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        h = self.project(F.relu6(self.depthwise(h), inplace=True))
+        h = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
+        h = self.project(functional.relu6(self.depthwise(h), inplace=True))
         return x + h if self.skip else h
 
 
 class EfficientNetLite0(nn.Module):
-    """pixels (B, 3, 224, 224), normalised as (x - 127) / 128 -> grid (B, 49, 1280), pooled (B, 1280), logits (B, 1000)."""
+    """Pixels (B, 3, 224, 224), scaled as (x - 127) / 128 -> grid (B, 49, 1280), pooled (B, 1280), logits (B, 1000)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,8 +79,8 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(HEAD_WIDTH, IMAGENET_CLASSES)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)), inplace=True)
-        x = F.relu6(self.head(self.blocks(x)), inplace=True)  # (B, 1280, 7, 7)
+        x = functional.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)), inplace=True)
+        x = functional.relu6(self.head(self.blocks(x)), inplace=True)  # (B, 1280, 7, 7)
         grid = x.flatten(2).transpose(1, 2)
         pooled = grid.mean(1)
         return grid, pooled, self.classifier(pooled)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from crossgraft.encoders.base import Encoder, ImageFeatures
 from crossgraft.encoders.fingerprint import fingerprint
@@ -15,19 +15,28 @@ from crossgraft.encoders.preprocess import Preprocess
 from crossgraft.encoders.text import encode_in_batches
 
 FAMILIES = ("clip", "siglip")
+# What changes features and is in no weight. Not the whole configuration: it holds the folder's name and transformers'
+# version.
+ARCHITECTURE = ("hidden_act", "num_attention_heads", "layer_norm_eps", "patch_size", "eos_token_id")
 
 
 class HuggingFaceEncoder(Encoder):
     """A dual encoder of transformers (CLIP: Radford et al., arXiv 2103.00020; SigLIP: Zhai et al., arXiv 2303.15343).
 
-    For CLIP `feature` is the pooled image state before `visual_projection`; SigLIP has no projection, so there `feature` is the
-    pooled state that `embedding` is the unit form of. The grid holds the vision tower's last hidden states (CLIP: with [CLS]).
+    For CLIP `feature` is the pooled image state before `visual_projection`; SigLIP has no projection, so there
+    `feature` is the pooled state that `embedding` is the unit form of. The grid holds the vision tower's last hidden
+    states (CLIP: with [CLS]).
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.name = name
         self.preprocess = preprocess
-        self.fingerprint = fingerprint(model.state_dict(), preprocess.to_dict())
+        towers = (model.config.vision_config, model.config.text_config)
+        architecture = [{key: getattr(tower, key, None) for key in ARCHITECTURE} for tower in towers]
+        settings = [model.config.model_type, architecture, preprocess.to_dict()]
+        self.fingerprint = fingerprint(model.state_dict(), settings)
         self.device, self.dtype = device, dtype
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.logit_scale = float(model.logit_scale.detach().exp())
@@ -38,7 +47,8 @@ class HuggingFaceEncoder(Encoder):
         self.feature_dim = vision.hidden_size
         self.embedding_dim = model.config.projection_dim if self._is_clip else vision.hidden_size
         self.grid_shape = ((vision.image_size // vision.patch_size) ** 2 + int(self._is_clip), vision.hidden_size)
-        # SigLIP was trained on texts padded to their full length, and pools the last position: there padding stays.
+        # SigLIP was trained on texts padded to their full length, saw the padding, and pools the last position: there
+        # padding stays, and no mask hides it, whatever the tokenizer gives.
         self._max_length = model.config.text_config.max_position_embeddings
         self._padding: bool | str = True if self._is_clip else "max_length"
 
@@ -48,7 +58,7 @@ class HuggingFaceEncoder(Encoder):
         pooled = output.pooler_output
         projected = self._model.visual_projection(pooled) if self._is_clip else pooled
         tokens = output.last_hidden_state.float() if grid else None
-        return ImageFeatures(F.normalize(projected.float(), dim=-1), pooled.float(), tokens)
+        return ImageFeatures(functional.normalize(projected.float(), dim=-1), pooled.float(), tokens)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -56,7 +66,8 @@ class HuggingFaceEncoder(Encoder):
             tokens = self._tokenizer(
                 batch, padding=self._padding, truncation=True, max_length=self._max_length, return_tensors="pt"
             ).to(self.device)
-            output = self._model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.get("attention_mask"))
+            mask = tokens.attention_mask if self._is_clip else None
+            output = self._model.text_model(input_ids=tokens.input_ids, attention_mask=mask)
             return self._model.text_projection(output.pooler_output) if self._is_clip else output.pooler_output
 
         return encode_in_batches(texts, encode)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from crossgraft.encoders.base import Encoder
 from crossgraft.environment import check_environment, quiet_transformers
-from crossgraft.errors import InputError
+from crossgraft.errors import CrossgraftError, InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -17,14 +18,14 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> 
     """Load a frozen dual encoder.
 
     Args:
-        name: a pocket model (pocket-clip, pocket-lite), a folder that holds a pocket or a Hugging Face model, or the name of a CLIP,
-            SigLIP or fixed-size SigLIP 2 model that transformers can find.
+        name: a pocket model (pocket-clip, pocket-lite), a folder that holds a pocket or a Hugging Face model, or the
+            name of a CLIP, SigLIP or fixed-size SigLIP 2 model that transformers can find.
         device: a torch device, or "auto": CUDA, then Apple's MPS, then the CPU.
         dtype: precision of the towers, "float32" or "bfloat16"; features come out in float32.
 
     Raises:
-        InputError: no such model, one of another kind, or an unknown device or dtype.
-        CrossgraftError: the environment has a torchvision that does not fit.
+        InputError: no such model, one of another kind or a damaged one, or an unknown device or dtype.
+        CrossgraftError: the environment has a torchvision that does not fit, or lacks a package that the model needs.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
@@ -45,14 +46,19 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> 
     return _load_huggingface(name, where, DTYPES[dtype])
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used here ({reason}); choose auto, cpu, cuda, cuda:0, mps, ...") from None
+        raise InputError(
+            f"device {name!r} cannot be used here ({_first_line(error)}); choose auto, cpu, cuda, cuda:0, mps, ..."
+        ) from None
 
 
 def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
@@ -66,15 +72,21 @@ def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype) -> En
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in FAMILIES:
-            raise InputError(f"{name} is a {config.model_type} model, no dual encoder that crossgraft knows ({', '.join(FAMILIES)})")
+            raise InputError(
+                f"{name} is a {config.model_type} model, no dual encoder that crossgraft knows ({', '.join(FAMILIES)})"
+            )
         processor, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32)
+        model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except ImportError as error:  # SigLIP's older tokenizers need sentencepiece
+        raise CrossgraftError(f"{name} needs a package that is not installed: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"cannot load {name!r}: it is no pocket model ({', '.join(POCKET_MODELS)}), and as a folder or Hugging Face name it failed: {reason}"
+            f"cannot load {name!r}: it is no pocket model ({', '.join(POCKET_MODELS)}), and as a folder or "
+            f"Hugging Face name it failed: {_first_line(error)}"
         ) from error
+    if absent := sorted(loading["missing_keys"]):  # transformers fills these with random numbers
+        raise InputError(f"{name}: its weights lack {len(absent)} tensors of the model, such as {absent[0]}")
     return HuggingFaceEncoder(name, model, tokenizer, Preprocess.from_hf(processor), device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Pocket encoders: a small image tower, MiniLM for texts, and an alignment between them that we built (docs/pocket.md)."""
+"""Pocket encoders: a small image tower, MiniLM for texts, and our own alignment of the two (docs/pocket.md)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from crossgraft.encoders.base import Encoder, ImageFeatures
 from crossgraft.encoders.efficientnet_lite import HEAD_WIDTH, EfficientNetLite0
@@ -24,7 +25,7 @@ TEXT_LIMIT = 256  # tokens; what MiniLM was trained with
 
 
 class Tower(nn.Module):
-    """A frozen image tower: pixels (B, 3, 224, 224) -> grid (B, T, g), feature (B, f), and `views` that an alignment can read."""
+    """A frozen image tower: pixels (B, 3, 224, 224) -> grid (B, T, g), feature (B, f), and `views` for an alignment."""
 
     feature_dim: int
     grid_shape: tuple[int, int]
@@ -46,10 +47,13 @@ class LiteTower(Tower):
 
 
 class ClipLiteTower(Tower):
-    """OpenAI CLIP ViT-B/16, which gives grid and feature; its views are `clip`, the projected feature (B, 512), and EfficientNet-Lite0's
-    `imagenet`: CLIP's own text tower is not on the package index, and an ImageNet classifier knows the names that CLIP lost with it."""
+    """OpenAI CLIP ViT-B/16, which gives grid and feature; its views are `clip`, the projected feature (B, 512), and
+    EfficientNet-Lite0's `imagenet`: CLIP's own text tower is not on the package index, and an ImageNet classifier knows
+    the names that CLIP lost with it."""
 
     feature_dim, grid_shape = 768, (197, 768)
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, folder: Path, preprocess: Preprocess) -> None:
         super().__init__()
@@ -69,15 +73,24 @@ class ClipLiteTower(Tower):
         return output.last_hidden_state, output.pooler_output, views | lite
 
 
-TOWERS: dict[str, type[LiteTower] | type[ClipLiteTower]] = {"efficientnet-lite0": LiteTower, "clip-vit-b16": ClipLiteTower}
+TOWERS: dict[str, type[LiteTower] | type[ClipLiteTower]] = {
+    "efficientnet-lite0": LiteTower,
+    "clip-vit-b16": ClipLiteTower,
+}
 
 
 class Alignment(nn.Module):
-    """From what image towers see to MiniLM's centred text space: a sum of unit vectors, one for each view that the alignment has.
+    """From what image towers see to MiniLM's centred text space: a sum of unit vectors, one for each view that the
+    alignment has.
 
-    `imagenet`: the class-probability-weighted mean of the class names' embeddings. `clip`: a ridge regression. docs/pocket.md says
-    how both were made and what they reach.
+    `imagenet`: the class-probability-weighted mean of the class names' embeddings. `clip`: a ridge regression.
+    docs/pocket.md says how both were made and what they reach.
     """
+
+    text_mean: Tensor
+    imagenet_names: Tensor
+    clip_mean: Tensor
+    clip_map: Tensor | None
 
     def __init__(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
         super().__init__()
@@ -87,10 +100,12 @@ class Alignment(nn.Module):
 
     def image(self, views: dict[str, Tensor]) -> Tensor:
         """Views (B, ...) -> (B, d), unit length."""
-        terms = [F.normalize((views["imagenet"].float() / self.temperature).softmax(-1) @ self.imagenet_names, dim=-1)]
+        probabilities = (views["imagenet"].float() / self.temperature).softmax(-1)
+        terms = [functional.normalize(probabilities @ self.imagenet_names, dim=-1)]
         if self.clip_map is not None:
-            terms.append(F.normalize((F.normalize(views["clip"].float(), dim=-1) - self.clip_mean) @ self.clip_map, dim=-1))
-        return F.normalize(sum(terms, torch.zeros(())), dim=-1)
+            centred = functional.normalize(views["clip"].float(), dim=-1) - self.clip_mean
+            terms.append(functional.normalize(centred @ self.clip_map, dim=-1))
+        return functional.normalize(sum(terms, torch.zeros(())), dim=-1)
 
 
 class MiniLM(nn.Module):
@@ -111,16 +126,17 @@ class MiniLM(nn.Module):
         tokens = tokens.to(self.model.device)
         states = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         mask = tokens.attention_mask[..., None].to(states.dtype)  # (B, L, 1)
-        return F.normalize((states * mask).sum(1).float() / mask.sum(1).float(), dim=-1)
+        return functional.normalize((states * mask).sum(1).float() / mask.sum(1).float(), dim=-1)
 
 
 class PocketEncoder(Encoder):
     """A pocket dual encoder read from its folder (see `crossgraft models pull pocket`).
 
-    Texts are centred by the mean of the alignment's own texts before they are compared, since MiniLM's sentences share a direction.
+    Texts are centred by the mean of the alignment's own texts before they are compared, since MiniLM's sentences share
+    a direction.
 
     Raises:
-        InputError: the folder is no pocket model, or was made by another version.
+        InputError: the folder is no pocket model, is damaged, or was made by another version.
     """
 
     def __init__(self, name: str, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -131,12 +147,17 @@ class PocketEncoder(Encoder):
             tower = TOWERS[manifest["vision"]](folder / "vision", preprocess)
             alignment = Alignment(load_file(folder / "alignment.safetensors"), settings)
             self.logit_scale = float(settings["logit_scale"])
-        except (KeyError, TypeError, FileNotFoundError) as error:
-            raise InputError(f"{folder}: not a pocket model of this version ({error!r}); pull it again with --force") from error
+            text = MiniLM(folder / "text")
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(
+                f"{folder}: no pocket model of this version ({reason}); pull it again with --force"
+            ) from error
         self.name, self.device, self.dtype, self.preprocess = name, device, dtype, preprocess
         self.embedding_dim = len(alignment.text_mean)
         self.feature_dim, self.grid_shape = tower.feature_dim, tower.grid_shape
-        text = MiniLM(folder / "text")
         weights = nn.ModuleDict({"vision": tower, "text": text, "alignment": alignment}).state_dict()
         self.n_parameters = sum(tensor.numel() for tensor in weights.values())
         self.fingerprint = fingerprint(weights, [preprocess.to_dict(), settings])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from crossgraft.encoders.base import Encoder
 from crossgraft.errors import InputError
@@ -20,10 +20,11 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is said about each class. Class embedding = unit mean over the unit embeddings of its texts (Radford et al., section 3.1.4).
+    """What is said about each class. Class embedding = unit mean over the unit embeddings of its texts (Radford et al.,
+    section 3.1.4).
 
-    `templates` have one `{}` for the class name. `descriptions` (class name -> texts, as CuPL writes them, Pratt et al.,
-    arXiv 2209.03320) are added to the templates' texts.
+    `templates` have one `{}` for the class name. `descriptions` (class name -> texts, as CuPL writes them, Pratt et
+    al., arXiv 2209.03320) are added to the templates' texts.
     """
 
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
@@ -38,7 +39,8 @@ class Prompts:
 
     @classmethod
     def read(cls, path: Path) -> Prompts:
-        """From a JSON file: a list of templates, a mapping class -> descriptions (CuPL), or {"templates": ..., "descriptions": ...}.
+        """From a JSON file: a list of templates, a mapping class -> descriptions (CuPL), or {"templates": ...,
+        "descriptions": ...}.
 
         A plain mapping of descriptions leaves the default template in. Raises InputError for anything else.
         """
@@ -66,7 +68,9 @@ class Prompts:
         if known and not any(_plain(name) in known for name in classes):
             raise InputError(f"no description fits any class: they are for {', '.join(sorted(known)[:5])}, ...")
         result = [
-            [template.format(name.replace("_", " ")) for template in self.templates] + list(known.get(_plain(name), ())) for name in classes
+            [template.replace("{}", name.replace("_", " ")) for template in self.templates]
+            + list(known.get(_plain(name), ()))
+            for name in classes
         ]
         if empty := [name for name, texts in zip(classes, result, strict=True) if not texts]:
             raise InputError(f"no templates, and no description for: {', '.join(empty[:5])}")
@@ -77,7 +81,7 @@ class Prompts:
         texts = self.texts(classes)
         vectors = encoder.encode_texts([text for group in texts for text in group])
         groups = vectors.split([len(group) for group in texts])
-        return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+        return functional.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
 
 def _plain(name: str) -> str:

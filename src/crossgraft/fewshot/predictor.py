@@ -44,7 +44,9 @@ class Predictor:
         self._with_feature = config["extra"]["key"] == "feature"
 
     @classmethod
-    def load(cls, folder: Path | str, *, model: str | None = None, device: str = "auto", dtype: str | None = None) -> Self:
+    def load(
+        cls, folder: Path | str, *, model: str | None = None, device: str = "auto", dtype: str | None = None
+    ) -> Self:
         """Load an adapter folder and the encoder it was trained on.
 
         Args:
@@ -58,23 +60,38 @@ class Predictor:
         """
         path = adapter_folder(Path(folder))
         config = read_config(path)
-        trained = config["encoder"]
-        if not isinstance(trained, dict) or not isinstance(config.get("extra"), dict) or config["extra"].get("key") not in ("feature", "embedding"):
-            raise InputError(f"{path}/adapter_config.json: names no encoder; only adapters of `crossgraft fewshot` can predict images")
+        trained, extra = config.get("encoder"), config.get("extra")
+        if (
+            not isinstance(trained, dict)
+            or not all(isinstance(trained.get(key), str) for key in ("name", "dtype"))
+            or not isinstance(extra, dict)
+            or extra.get("key") not in ("feature", "embedding")
+            or not isinstance(extra.get("support", []), list)
+        ):
+            raise InputError(
+                f"{path / 'adapter_config.json'}: encoder and extra do not say what made the features; only adapters "
+                "of `crossgraft fewshot` can predict images"
+            )
         encoder = load_encoder(model or trained["name"], device=device, dtype=dtype or trained["dtype"])
         classifier = load_classifier(path, encoder_fingerprint=encoder.fingerprint)
         return cls(classifier, encoder, config)
 
-    def __call__(self, images: Sequence[Path | str | Image], *, top: int = 5, explain: bool = False) -> list[Prediction]:
+    def __call__(
+        self, images: Sequence[Path | str | Image], *, top: int = 5, explain: bool = False
+    ) -> list[Prediction]:
         """Predict images (paths or PIL images), in order. An image that cannot be read gets an `error`.
 
         Raises:
             InputError: `explain` with a method that keeps no evidence.
         """
         if explain and not hasattr(self.classifier, "explain"):
-            raise InputError(f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as xmadapter")
+            raise InputError(
+                f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as xmadapter"
+            )
         size = BATCH.get(self.encoder.device.type, ACCELERATOR_BATCH)
-        return [p for start in range(0, len(images), size) for p in self._batch(images[start : start + size], top, explain)]
+        return [
+            p for start in range(0, len(images), size) for p in self._batch(images[start : start + size], top, explain)
+        ]
 
     def _batch(self, images: Sequence[Path | str | Image], top: int, explain: bool) -> list[Prediction]:
         pixels, errors = [], {}
@@ -92,13 +109,17 @@ class Predictor:
             probabilities = iter(torch.from_numpy(self.classifier.predict_proba(X)))
             evidence = iter(self.classifier.explain(X)) if explain else evidence
         return [
-            Prediction(names[i], None, None, {}, errors[i]) if i in errors else self._prediction(names[i], next(probabilities), top, next(evidence, None))
+            Prediction(names[i], None, None, {}, errors[i])
+            if i in errors
+            else self._prediction(names[i], next(probabilities), top, next(evidence, None))
             for i in range(len(images))
         ]
 
     def _prediction(self, name: str, probabilities: torch.Tensor, top: int, evidence: Any) -> Prediction:
         values, rows = probabilities.topk(min(top, len(probabilities)))
-        ranked = {str(self.classifier.classes_[row]): value for row, value in zip(rows.tolist(), values.tolist(), strict=True)}
+        ranked = {
+            str(self.classifier.classes_[row]): value for row, value in zip(rows.tolist(), values.tolist(), strict=True)
+        }
         label = next(iter(ranked))
         return Prediction(name, label, ranked[label], ranked, evidence=evidence)
 

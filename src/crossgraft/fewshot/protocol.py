@@ -1,7 +1,7 @@
 """How hyperparameters may be chosen, and test labels that can score predictions but teach nothing.
 
-In this field hyperparameters are often picked on test data (docs/protocols.md). Here a test set's labels are sealed: every `fit` and
-`tune` refuses them, and nothing turns them back into an array.
+In this field hyperparameters are often picked on test data (docs/protocols.md). Here a test set's labels are sealed:
+every `fit` and `tune` refuses them, and nothing turns them back into an array.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def check_protocol(protocol: str, has_val: bool) -> None:
         raise InputError("protocol full needs a validation split, and this data has none; use none or min4")
 
 
-def validation_indices(val: ImageSplit, n_classes: int, shots: int | Literal["all"], seed: int, protocol: Protocol) -> np.ndarray:
+def validation_indices(
+    val: ImageSplit, n_classes: int, shots: int | Literal["all"], seed: int, protocol: Protocol
+) -> np.ndarray:
     """Which images of the validation split the protocol lets `tune` see: none; min(K, 4) a class; all."""
     if protocol == "none":
         return np.empty(0, dtype=np.int64)

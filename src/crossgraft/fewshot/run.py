@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -89,8 +89,8 @@ def run_fewshot(
     """Fit each method at each number of shots with each seed, and score it on every test set.
 
     Args:
-        data: the training data; its test split, if it has one, is a test set called "test". Data without one is tested on what lies
-            outside the largest support of each seed, unless `tests` are given or shots is "all".
+        data: the training data; its test split, if it has one, is a test set called "test". Data without one is tested
+            on what lies outside the largest support of each seed, unless `tests` are given or shots is "all".
         encoder, store: the frozen encoder, and the feature store that caches what it gives.
         protocol: how hyperparameters are chosen (crossgraft.fewshot.protocol).
         prompts: what is said about each class; by default one template.
@@ -125,7 +125,8 @@ def run_fewshot(
             support = own.supports[k]
             _warn_leaks(run, reader, support, test_sets)
             X, y = reader.features(support, views=views).X, reader.names(support)
-            val = None if own.validation[k] is None else (reader.features(own.validation[k]).X, reader.names(own.validation[k]))
+            chosen = own.validation[k]
+            val = None if chosen is None else (reader.features(chosen).X, reader.names(chosen))
             for name, kind in classes.items():
                 classifier = _make(kind, text, data.classes, encoder, seed, params or {})
                 fit = _fit_and_score(classifier, X, y, val, test_sets)
@@ -147,19 +148,23 @@ class _SeedPlan:
             yield from split.paths if split is not None else ()
 
 
-def _plan(data: ImageData, shots: Sequence[Shots], seeds: Sequence[int], protocol: Protocol, other_tests: bool) -> dict[int, _SeedPlan]:
+def _plan(
+    data: ImageData, shots: Sequence[Shots], seeds: Sequence[int], protocol: Protocol, other_tests: bool
+) -> dict[int, _SeedPlan]:
     n = len(data.classes)
     plans = {}
     for seed in seeds:
         supports = {k: data.train.take(sample_support(data.train, n, k, seed, classes=data.classes)) for k in shots}
         val, test = data.val, None
         if (val is None and protocol == "min4") or (data.test is None and not other_tests and "all" not in shots):
-            wanted = MIN4 if val is None and protocol == "min4" else 0
-            held = hold_out(data.train, n, shots, seed, val=min(wanted, *(k for k in shots if k != "all")), classes=data.classes)
+            largest = max((k for k in shots if k != "all"), default=0)
+            wanted = min(MIN4, largest) if val is None and protocol == "min4" else 0
+            held = hold_out(data.train, n, shots, seed, val=wanted, classes=data.classes)
             val = data.train.take(held.val) if wanted else val
             test = data.train.take(held.test) if data.test is None and not other_tests else None
         validation: dict[Shots, ImageSplit | None] = {
-            k: None if val is None or protocol == "none" else val.take(validation_indices(val, n, k, seed, protocol)) for k in shots
+            k: None if val is None or protocol == "none" else val.take(validation_indices(val, n, k, seed, protocol))
+            for k in shots
         }
         plans[seed] = _SeedPlan(supports, validation, test)
     return plans
@@ -169,6 +174,7 @@ def _without(data: ImageData, bad: set[Path]) -> ImageData:
     """The data without images that could not be read; the draw is repeated over the rest."""
     if not bad:
         return data
+
     def keep(split: ImageSplit | None) -> ImageSplit | None:
         return None if split is None else split.take([i for i, path in enumerate(split.paths) if path not in bad])
 
@@ -180,7 +186,9 @@ def _without(data: ImageData, bad: set[Path]) -> ImageData:
 class _Reader:
     """Images to features, each encoded once however many seeds and splits ask for it."""
 
-    def __init__(self, classes: Sequence[str], encoder: Encoder, store: Path, key: str, workers: int, progress: bool) -> None:
+    def __init__(
+        self, classes: Sequence[str], encoder: Encoder, store: Path, key: str, workers: int, progress: bool
+    ) -> None:
         self.classes = np.array(classes)
         self.encoder, self.store, self.key = encoder, store, key
         self.options: dict[str, Any] = {"workers": workers, "progress": progress}
@@ -203,7 +211,14 @@ class _Reader:
         """Plan until every image of the plan can be read: a bad image costs that image, not the run."""
         bad: set[Path] = set()
         while True:
-            plans = plan(bad)
+            try:
+                plans = plan(bad)
+            except InputError as error:
+                if not bad:
+                    raise
+                first = self.skipped[0]
+                unread = f"{len(bad)} images cannot be read, the first: {first['path']}: {first['reason']}"
+                raise InputError(f"{error} ({unread})") from error
             fresh = self.encode(image for seed in plans.values() for image in seed.images())
             if not fresh:
                 return plans
@@ -237,14 +252,31 @@ class _Reader:
         return self.classes[list(split.labels)]
 
 
-def _check_params(params: dict[str, Any], kinds: Iterable[type[FewShotClassifier]]) -> None:
-    known = {name for kind in kinds for name in kind().get_params()} - {"text", "classes", "logit_scale", "device", "random_state"}
+def _check_params(params: dict[str, Any], kinds: Collection[type[FewShotClassifier]]) -> None:
+    known = {name for kind in kinds for name in kind().get_params()} - {
+        "text",
+        "classes",
+        "logit_scale",
+        "device",
+        "random_state",
+    }
     if unknown := sorted(set(params) - known):
-        raise InputError(f"no chosen method has a parameter {', '.join(unknown)}; they have: {', '.join(sorted(known)) or 'none'}")
+        raise InputError(
+            f"no chosen method has a parameter {', '.join(unknown)}; they have: {', '.join(sorted(known)) or 'none'}"
+        )
+    for kind in kinds:
+        for name, default in kind().get_params().items():
+            if isinstance(default, bool) and not isinstance(params.get(name, default), bool):
+                raise InputError(f"{name}={params[name]!r}; expected true or false")
 
 
 def _make(
-    kind: type[FewShotClassifier], text: Tensor, classes: Sequence[str], encoder: Encoder, seed: int, params: dict[str, Any]
+    kind: type[FewShotClassifier],
+    text: Tensor,
+    classes: Sequence[str],
+    encoder: Encoder,
+    seed: int,
+    params: dict[str, Any],
 ) -> FewShotClassifier:
     known = kind().get_params()
     given = {
@@ -258,7 +290,11 @@ def _make(
 
 
 def _fit_and_score(
-    classifier: FewShotClassifier, X: Tensor, y: np.ndarray, val: tuple[Tensor, np.ndarray] | None, tests: dict[str, TestSet]
+    classifier: FewShotClassifier,
+    X: Tensor,
+    y: np.ndarray,
+    val: tuple[Tensor, np.ndarray] | None,
+    tests: dict[str, TestSet],
 ) -> tuple[dict[str, dict[str, float]], float, float, float | None]:
     start = time.perf_counter()
     classifier.fit(X, y)

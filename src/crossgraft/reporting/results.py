@@ -11,7 +11,7 @@ from typing import Any
 
 from crossgraft import __version__
 from crossgraft.encoders.base import Encoder
-from crossgraft.fewshot.run import Fit, FewShotRun
+from crossgraft.fewshot.run import FewShotRun, Fit
 
 SCHEMA_VERSION = 1
 
@@ -21,11 +21,13 @@ def summary(values: list[float]) -> dict[str, Any]:
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0, "per_seed": values}
 
 
-def few_shot_results(run: FewShotRun, encoder: Encoder, *, protocol: str, seeds: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+def few_shot_results(
+    run: FewShotRun, encoder: Encoder, *, protocol: str, seeds: list[int], settings: dict[str, Any]
+) -> dict[str, Any]:
     """The document of a few-shot run (schema version 1).
 
-    `runs` holds one record a method and number of shots: method, shots, hyperparameters per seed, metrics (test set -> metric ->
-    mean, std, per_seed; percent), parameters, seconds. A run of one record has its keys at the top level too.
+    `runs` holds one record a method and number of shots: method, shots, hyperparameters per seed, metrics (test set ->
+    metric -> mean, std, per_seed; percent), parameters, seconds. A run of one record has its keys at the top level too.
     """
     groups: dict[tuple[str, Any], list[Fit]] = {}
     for fit in run.fits:
@@ -58,7 +60,8 @@ def _record(fits: list[Fit], encoder: Encoder) -> dict[str, Any]:
     trainable = max(fit.classifier.n_parameters_ for fit in fits)
     total = encoder.n_parameters + trainable
     metrics = {
-        test: {name: summary([fit.metrics[test][name] for fit in fits]) for name in scores} for test, scores in first.metrics.items()
+        test: {name: summary([fit.metrics[test][name] for fit in fits]) for name in scores}
+        for test, scores in first.metrics.items()
     }
     queries = [fit.query_microseconds for fit in fits if fit.query_microseconds is not None]
     return {
@@ -68,14 +71,19 @@ def _record(fits: list[Fit], encoder: Encoder) -> dict[str, Any]:
         "hyperparameters": [_hyperparameters(fit) for fit in fits],
         "metrics": metrics,
         "parameters": {"trainable": trainable, "total": total, "percent": 100 * trainable / total},
-        "seconds": {"fit": summary([fit.fit_seconds for fit in fits]), "tune": summary([fit.tune_seconds for fit in fits])},
+        "seconds": {
+            "fit": summary([fit.fit_seconds for fit in fits]),
+            "tune": summary([fit.tune_seconds for fit in fits]),
+        },
         "microseconds_per_query": summary(queries) if queries else None,
     }
 
 
 def _hyperparameters(fit: Fit) -> dict[str, Any]:
     """What the method ran with, after tuning."""
-    return {name: value for name, value in fit.classifier.get_params().items() if name not in ("text", "classes", "device")}
+    return {
+        name: value for name, value in fit.classifier.get_params().items() if name not in ("text", "classes", "device")
+    }
 
 
 def peak_memory_mb() -> float:

@@ -5,21 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 
 def few_shot_tables(document: dict[str, Any]) -> list[Table]:
-    """Accuracy, a row a method: for one number of shots one table, test sets across; for several one table a test set, shots across.
-    Then one table of costs at the largest number of shots."""
+    """Accuracy, a row a method: for one number of shots one table, test sets across; for several one table a test set,
+    shots across. Then one table of costs at the largest number of shots."""
     runs = document["runs"]
     shots = list(dict.fromkeys(run["shots"] for run in runs))
     tests = list(runs[0]["metrics"])
-    setting = f"{document['backbone']['name']}, protocol {document['protocol']}, seeds {', '.join(map(str, document['seeds']))}"
+    seeds = ", ".join(map(str, document["seeds"]))
+    setting = f"{escape(document['backbone']['name'])}, protocol {document['protocol']}, seeds {seeds}"
     tables = []
     if tests and len(shots) == 1:
-        tables = [_accuracy_table(f"accuracy in %, {_shots(shots[0])} ({setting})", runs, [(test, shots[0], test) for test in tests])]
+        tables = [
+            _accuracy_table(
+                f"accuracy in %, {_shots(shots[0])} ({setting})", runs, [(test, shots[0], test) for test in tests]
+            )
+        ]
     elif tests:
-        tables = [_accuracy_table(f"accuracy in % on {test}, by shots ({setting})", runs, [(str(k), k, test) for k in shots]) for test in tests]
+        tables = [
+            _accuracy_table(
+                f"accuracy in % on {escape(test)}, by shots ({setting})", runs, [(str(k), k, test) for k in shots]
+            )
+            for test in tests
+        ]
     return [*tables, _cost_table(f"cost at {_shots(shots[-1])}", [run for run in runs if run["shots"] == shots[-1]])]
 
 
@@ -27,14 +38,16 @@ def _table(title: str, headings: list[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(escape(heading), justify="right", no_wrap=True)
     return table
 
 
 def _accuracy_table(title: str, runs: list[dict[str, Any]], columns: list[tuple[str, Any, str]]) -> Table:
     """`columns`: heading, shots, test set. The best of a column is bold."""
     table = _table(title, [heading for heading, _, _ in columns])
-    cell = {(run["method"], run["shots"], test): run["metrics"][test]["accuracy"] for run in runs for test in run["metrics"]}
+    cell = {
+        (run["method"], run["shots"], test): run["metrics"][test]["accuracy"] for run in runs for test in run["metrics"]
+    }
     methods = list(dict.fromkeys(run["method"] for run in runs))
     best = [max(cell[method, k, test]["mean"] for method in methods) for _, k, test in columns]
     for method in methods:
