@@ -321,3 +321,16 @@ def test_suffixes_are_lower_case_and_of_formats_we_read() -> None:
     assert not {".heic", ".svg", ".txt", ".eps"} & IMAGE_SUFFIXES
     known = Image.registered_extensions()
     assert all(suffix == suffix.lower() and known[suffix] in (*images.FORMATS, "MPO") for suffix in IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_an_image_that_was_turned_is_not_turned_again(orientation: int, tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.linear_gradient("L").resize((20, 10)).convert("RGB").save(path, exif=exif)
+    once = read_image(path)
+    assert once.size == ((10, 20) if orientation == 6 else (20, 10))
+    twice = read_image(once)
+    assert twice.size == once.size
+    assert twice.tobytes() == once.tobytes()

@@ -204,7 +204,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    return image if orientation == 1 else image.transpose(_TO_UPRIGHT[orientation])
+    if orientation == 1:
+        return image
+    turned = image.transpose(_TO_UPRIGHT[orientation])
+    turned.info = {}  # it holds the orientation, by which the result would be turned again if it were read again
+    return turned
 
 
 def _rgb(image: Image.Image) -> Image.Image:
