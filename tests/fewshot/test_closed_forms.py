@@ -37,12 +37,13 @@ def test_nearest_mean() -> None:
     np.testing.assert_allclose(logits, 20 * q @ means.T, atol=1e-9)
 
 
-@pytest.mark.parametrize("counts", [(3, 3, 3), (4, 4)])
-def test_linear_probe_is_scikit_learns(counts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("counts", [(3, 3, 3), (4, 4), (1, 4, 2)])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_linear_probe_is_scikit_learns(counts: tuple[int, ...], balanced: bool) -> None:
     p = problem(counts)
     _, k, _, q, _, y = parts(p)
-    mine = LinearProbe(text=p.text, classes=p.classes, C=5.0).fit(p.X, p.y)
-    theirs = LogisticRegression(C=5.0, max_iter=1000).fit(k, y)
+    mine = LinearProbe(text=p.text, classes=p.classes, C=5.0, balanced=balanced).fit(p.X, p.y)
+    theirs = LogisticRegression(C=5.0, max_iter=1000, class_weight="balanced" if balanced else None).fit(k, y)
     np.testing.assert_allclose(mine.predict_proba(p.Q), theirs.predict_proba(q), atol=1e-9)
     assert mine.n_parameters_ == len(counts) * (k.shape[1] + 1)
 
@@ -97,13 +98,18 @@ def kernel(a: np.ndarray, b: np.ndarray, beta: float) -> np.ndarray:
     return np.exp(-beta * (1 - a @ b.T))
 
 
-def test_proker() -> None:
-    e0, k, e, q, w, y = parts(P)
+@pytest.mark.parametrize("counts", [(3, 3, 3, 3), (1, 5, 2, 4)])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_proker(counts: tuple[int, ...], balanced: bool) -> None:
+    p = problem(counts)
+    e0, k, e, q, w, y = parts(p)
     prior, queries = 0.3 * e0 @ w.T, 0.3 * e @ w.T
-    a = np.linalg.solve(kernel(k, k, 2.0) + 0.1 * np.eye(len(k)), np.eye(4)[y] - prior)
-    proker = ProKeR(text=P.text, classes=P.classes, logit_scale=30.0, beta=2.0, lam=0.1).fit(P.X, P.y)
+    ridge = 0.1 * (np.bincount(y)[y] / np.mean(counts) if balanced else np.ones(len(y)))
+    a = np.linalg.solve(kernel(k, k, 2.0) + np.diag(ridge), np.eye(4)[y] - prior)
+    proker = ProKeR(text=p.text, classes=p.classes, logit_scale=30.0, beta=2.0, lam=0.1, balanced=balanced)
+    proker.fit(p.X, p.y)
     expected = proker.temperature_.item() * (queries + kernel(q, k, 2.0) @ a)
-    np.testing.assert_allclose(proker.logits(P.Q), expected, atol=1e-9)
+    np.testing.assert_allclose(proker.logits(p.Q), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("counts", [(3, 3, 3, 3), (1, 5, 2, 4)])
@@ -111,11 +117,13 @@ def test_leave_one_out_equals_refitting(counts: tuple[int, ...]) -> None:
     p = problem(counts)
     _, k, _, _, _, y = parts(p)
     K, R = kernel(k, k, 2.0), np.eye(4)[y] - 0.1
-    errors = leave_one_out(torch.tensor(K), torch.tensor(R), 0.1).numpy()
-    for i in range(len(k)):
-        rest = np.delete(np.arange(len(k)), i)
-        a = np.linalg.solve(K[np.ix_(rest, rest)] + 0.1 * np.eye(len(rest)), R[rest])
-        np.testing.assert_allclose(errors[i], R[i] - K[i, rest] @ a, atol=1e-10)
+    for lam in (0.1, torch.linspace(0.1, 0.5, len(k), dtype=torch.float64)):
+        errors = leave_one_out(torch.tensor(K), torch.tensor(R), lam).numpy()
+        ridge = np.diag(np.broadcast_to(lam, len(k)))
+        for i in range(len(k)):
+            rest = np.delete(np.arange(len(k)), i)
+            a = np.linalg.solve((K + ridge)[np.ix_(rest, rest)], R[rest])
+            np.testing.assert_allclose(errors[i], R[i] - K[i, rest] @ a, atol=1e-10)
 
 
 def test_prokers_temperature_has_the_lowest_leave_one_out_cross_entropy() -> None:

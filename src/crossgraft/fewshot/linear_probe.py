@@ -20,7 +20,7 @@ from crossgraft.fewshot.registry import register
 MAX_ITER = 1000  # of L-BFGS; separable few-shot problems take tens to hundreds
 
 
-def logistic_head(support: Support, C: float) -> tuple[Tensor, Tensor]:
+def logistic_head(support: Support, C: float, *, balanced: bool) -> tuple[Tensor, Tensor]:
     """Fit weight (N, f) and bias (N,) of a multinomial logistic regression on the unit keys.
 
     A class without a sample gets a zero weight and the bias `ABSENT_LOGIT`, the limit of the unpenalised intercept.
@@ -28,7 +28,7 @@ def logistic_head(support: Support, C: float) -> tuple[Tensor, Tensor]:
     seen = torch.nonzero(support.counts).flatten()
     if len(seen) < 2:
         raise InputError("the support holds one class only; a linear probe needs samples of at least two")
-    solver = LogisticRegression(C=C, max_iter=MAX_ITER)
+    solver = LogisticRegression(C=C, max_iter=MAX_ITER, class_weight="balanced" if balanced else None)
     with many_classes():
         solver.fit(support.key.cpu().numpy(), support.labels.cpu().numpy())
     coef, intercept = (torch.as_tensor(part).to(support.key) for part in (solver.coef_, solver.intercept_))
@@ -46,6 +46,7 @@ class LinearProbe(FewShotClassifier):
 
     Parameters:
         C: inverse strength of the L2 penalty, as in scikit-learn. Keys have unit length, so useful values are large.
+        balanced: weigh samples so that every class counts the same, however many samples it has.
 
     Attributes (after `fit`): `weight_` (N, f), `bias_` (N,); `n_parameters_` = N (f + 1).
     """
@@ -60,16 +61,18 @@ class LinearProbe(FewShotClassifier):
         classes: Sequence[Any] | None = None,
         logit_scale: float = 100.0,
         C: float = 10.0,
+        balanced: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
         self.text = text
         self.classes = classes
         self.logit_scale = logit_scale
         self.C = C
+        self.balanced = balanced
         self.device = device
 
     def _fit(self, support: Support) -> int:
-        self.weight_, self.bias_ = logistic_head(support, self.C)
+        self.weight_, self.bias_ = logistic_head(support, self.C, balanced=self.balanced)
         return self.weight_.numel() + self.bias_.numel()
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class LinearProbe(FewShotClassifier):
 
     def _candidates(self) -> Iterator[Candidates]:
         for C in self.grid["C"]:
-            weight, bias = logistic_head(self._support, C)
+            weight, bias = logistic_head(self._support, C, balanced=self.balanced)
 
             def score(embedding: Tensor, key: Tensor, w: Tensor = weight, b: Tensor = bias) -> Iterator[Tensor]:
                 yield key @ w.T + b

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import Candidates
-from crossgraft.fewshot.cache import affinity
+from crossgraft.fewshot.cache import affinity, vote_weights
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.registry import register
@@ -26,25 +26,25 @@ from crossgraft.fewshot.zero_shot import zero_shot_logits
 CLIP_LOGIT_SCALE = 100.0
 
 
-def ridge_solve(kernel: Tensor, residual: Tensor, lam: float) -> tuple[Tensor, Tensor]:
-    """Solve (K + lam I) a = R for kernel K (M, M) and residual R (M, N).
+def ridge_solve(kernel: Tensor, residual: Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Solve (K + diag(lam)) a = R for kernel K (M, M) and residual R (M, N); lam is a number, or one a sample (M,).
 
     Returns:
-        a (M, N), and the diagonal (M,) of (K + lam I)^-1.
+        a (M, N), and the diagonal (M,) of (K + diag(lam))^-1.
 
     Raises:
-        InputError: K + lam I is not positive definite.
+        InputError: K + diag(lam) is not positive definite.
     """
     regular = kernel.clone()
     regular.diagonal().add_(lam)
     factor, failed = torch.linalg.cholesky_ex(regular)
     if failed:
-        raise InputError(f"the kernel matrix cannot be inverted with lam={lam}; use a larger lam")
+        raise InputError("the kernel matrix cannot be inverted; use a larger lam")
     inverse = torch.cholesky_inverse(factor)
     return inverse @ residual, inverse.diagonal()
 
 
-def leave_one_out(kernel: Tensor, residual: Tensor, lam: float) -> Tensor:
+def leave_one_out(kernel: Tensor, residual: Tensor, lam: float | Tensor) -> Tensor:
     """What each sample's target is off, predicted by all the others: e_i = a_i / inv_ii (M, N); exact."""
     a, diagonal = ridge_solve(kernel, residual, lam)
     return a / diagonal[:, None]
@@ -60,6 +60,8 @@ class ProKeR(ExplainableClassifier):
 
     Parameters:
         beta: sharpness of the kernel. lam: strength of the ridge.
+        balanced: scale a sample's ridge by (its class's count / mean count), so that every class is held to the prior
+            equally however many samples it has; with equally many, or with False, the ridge is the published one.
 
     Attributes (after `fit`): `keys_` (M, f), `labels_` (M,), `coef_` (M, N) = a, `temperature_` () = t.
     """
@@ -85,6 +87,7 @@ class ProKeR(ExplainableClassifier):
         logit_scale: float = 100.0,
         beta: float = 3.0,
         lam: float = 0.05,
+        balanced: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
         self.text = text
@@ -92,6 +95,7 @@ class ProKeR(ExplainableClassifier):
         self.logit_scale = logit_scale
         self.beta = beta
         self.lam = lam
+        self.balanced = balanced
         self.device = device
 
     def _fit(self, support: Support) -> int:
@@ -102,7 +106,8 @@ class ProKeR(ExplainableClassifier):
     def _solve(self, support: Support, beta: float, lam: float) -> tuple[Tensor, Tensor]:
         target = functional.one_hot(support.labels, support.n_classes).to(support.key)
         kernel = affinity(support.key @ support.key.T, beta)
-        coef, diagonal = ridge_solve(kernel, target - self._prior(support.embedding), lam)
+        weights = vote_weights(support.labels, support.n_classes, balanced=self.balanced, dtype=kernel.dtype)
+        coef, diagonal = ridge_solve(kernel, target - self._prior(support.embedding), lam / weights)
         scores = target - coef / diagonal[:, None]
         return coef, _temperature(scores, support.labels)
 
