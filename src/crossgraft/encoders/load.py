@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from crossgraft.encoders.base import Encoder
 from crossgraft.environment import check_environment, quiet_transformers
@@ -39,7 +39,7 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> 
         from crossgraft.pocket.pull import pocket_folder
 
         return PocketEncoder(name, pocket_folder(name), device=where, dtype=DTYPES[dtype])
-    if (Path(name) / "crossgraft.json").is_file():
+    if os.path.isfile(Path(name) / "crossgraft.json"):  # False for a name no file system takes
         from crossgraft.encoders.pocket import PocketEncoder
 
         return PocketEncoder(name, Path(name), device=where, dtype=DTYPES[dtype])
@@ -80,13 +80,18 @@ def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype) -> En
         tokenizer = AutoTokenizer.from_pretrained(name)
     except ImportError as error:  # SigLIP's older tokenizers need sentencepiece
         raise CrossgraftError(f"{name} needs a package that is not installed: {_first_line(error)}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
+    except CrossgraftError:
+        raise
+    except Exception as error:  # transformers meets damaged files with nearly any exception
         raise InputError(
             f"cannot load {name!r}: it is no pocket model ({', '.join(POCKET_MODELS)}), and as a folder or "
             f"Hugging Face name it failed: {_first_line(error)}"
         ) from error
     if absent := sorted(loading["missing_keys"]):  # transformers fills these with random numbers
         raise InputError(f"{name}: its weights lack {len(absent)} tensors of the model, such as {absent[0]}")
+    words = model.config.text_config.vocab_size
+    if len(tokenizer) < words // 2:  # without its files transformers makes a tokenizer of special tokens alone
+        raise InputError(
+            f"{name}: its tokenizer knows {len(tokenizer)} tokens, its text tower {words}; are files missing?"
+        )
     return HuggingFaceEncoder(name, model, tokenizer, Preprocess.from_hf(processor), device=device, dtype=dtype)
