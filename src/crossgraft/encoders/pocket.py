@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,7 +94,9 @@ class Alignment(nn.Module):
     def __init__(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
         super().__init__()
         self.temperature = float(settings["temperature"])
-        for name in ("text_mean", "imagenet_names", "clip_mean", "clip_map"):  # (d,), (1000, d), (512,), (512, d)
+        for name in ("text_mean", "imagenet_names"):  # (d,), (1000, d)
+            self.register_buffer(name, tensors[name].float())
+        for name in ("clip_mean", "clip_map"):  # (512,), (512, d)
             self.register_buffer(name, tensors[name].float() if name in tensors else None)
 
     def image(self, views: dict[str, Tensor]) -> Tensor:
@@ -150,7 +151,7 @@ class PocketEncoder(Encoder):
             text = MiniLM(folder / "text")
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # a damaged file meets three libraries, and each has its own exceptions
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(
                 f"{folder}: no pocket model of this version ({reason}); pull it again with --force"
