@@ -66,15 +66,19 @@ def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None
             raise InputError(f"{name} is no pocket model: choose from pocket (all), {', '.join(POCKET_MODELS)}")
         wanted |= POCKET_MODELS if name == "pocket" else {name: POCKET_MODELS[name]}
     models_folder().mkdir(parents=True, exist_ok=True)
-    with exclusive(models_folder() / ".lock", wait=True):  # another pull may be making what this one wants
-        missing = [model for model in wanted.values() if force or not is_pulled(model.name)]
-        for model in wanted.values():
-            if model not in missing:
-                say(f"{model.name}: already in {models_folder() / model.name}")
-        for stale in models_folder().glob(".pull-*"):  # of a pull that was killed
-            shutil.rmtree(stale, ignore_errors=True)
-        if missing:
-            _check_tools(missing)
+    missing = []
+    for model in wanted.values():
+        if force or not is_pulled(model.name):
+            missing.append(model)
+        else:
+            say(f"{model.name}: already in {models_folder() / model.name}")
+    if missing:
+        _check_tools(missing)
+        with exclusive(models_folder() / ".lock", wait=True):
+            for stale in models_folder().glob(".pull-*"):  # of a pull that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            # While this pull waited for the lock, another one may have made what it wants.
+            missing = [model for model in missing if force or not is_pulled(model.name)]
             with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_folder()) as scratch:
                 _make(missing, Path(scratch), say)
     return [models_folder() / name for name in wanted]
@@ -154,8 +158,8 @@ def _write_lite0(checkpoint: Path, folder: Path) -> None:
     folder.mkdir()
     save_file(efficientnet_lite0_state(checkpoint), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps({"model_type": "efficientnet-lite0"}, indent=2) + "\n")
-    # 224 px out of 256: the crop that the network was trained and evaluated with.
-    _write_preprocessor(folder, "CLIPImageProcessor", size=256, mean=LITE_MEAN, std=LITE_STD)
+    # All of the shorter side: Lite0 was evaluated on the middle 7/8 of it, which cuts objects that fill their photo.
+    _write_preprocessor(folder, "CLIPImageProcessor", size=224, mean=LITE_MEAN, std=LITE_STD)
 
 
 def _write_preprocessor(folder: Path, kind: str, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
