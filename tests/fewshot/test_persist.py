@@ -323,3 +323,11 @@ def test_saved_folder_follows_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert folder.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loaded_classifier_is_not_tuned_without_its_support(name: str, tmp_path: Path) -> None:
+    classifier = get_method(name)().fit(P.X, P.y)
+    loaded = load_classifier(save_classifier(classifier, tmp_path / name))
+    with pytest.raises(InputError, match="call fit first"):
+        loaded.tune(P.Q, P.y_query)

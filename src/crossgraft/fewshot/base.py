@@ -154,6 +154,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             InputError: bad features or labels, sealed test labels, or a classifier that was loaded and not fitted here.
         """
         _refuse_sealed(y_val)
+        check_is_fitted(self, "text_")
+        if not hasattr(self, "_support"):
+            raise InputError("tune needs the support, which is not saved: call fit first, in this process")
         embedding, key = self._queries(X_val, y_val)
         labels = self._encode(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel()).to(key.device)
         best: tuple[float, float] | None = None
