@@ -45,7 +45,9 @@ def main() -> None:
 
     def say(fit: Fit) -> None:
         scores = ", ".join(f"{test} {metrics['accuracy']:.1f}" for test, metrics in fit.metrics.items())
-        console.print(f"{fit.method} {fit.shots} shots seed {fit.seed}: {scores} ({fit.fit_seconds:.2f} s)", highlight=False)
+        console.print(
+            f"{fit.method} {fit.shots} shots seed {fit.seed}: {scores} ({fit.fit_seconds:.2f} s)", highlight=False
+        )
 
     data = load_data(arguments.data, split=arguments.split)
     encoder = load_encoder(arguments.model, device=arguments.device, dtype=arguments.dtype)

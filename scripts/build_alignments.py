@@ -65,7 +65,9 @@ def emoji_pictures(tarballs: Path) -> list[tuple[str, bytes]]:
 
 
 @torch.inference_mode()
-def see(tower: ClipLiteTower, preprocess: Preprocess, pictures: list[tuple[str, bytes]], dtype: torch.dtype) -> dict[str, Tensor]:
+def see(
+    tower: ClipLiteTower, preprocess: Preprocess, pictures: list[tuple[str, bytes]], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """What the towers see: `clip` (n, 512) and `imagenet` (n, 1000)."""
     tower = tower.to(dtype).eval()
     views: dict[str, list[Tensor]] = {"clip": [], "imagenet": []}

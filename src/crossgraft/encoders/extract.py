@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from crossgraft.encoders.base import Encoder
-from crossgraft.encoders.encode_shards import ShardJob, encode_in_processes, encode_shards
+from crossgraft.encoders.encode_shards import ShardJob, default_batch_size, encode_in_processes, encode_shards
 from crossgraft.encoders.meter import Meter
 from crossgraft.encoders.store import HASH, FeatureStore, StoredEncoder, StorePlan, content_hash
 from crossgraft.errors import InputError
 from crossgraft.files import exclusive, read_json, write_bytes
 
-CPU_BATCH, ACCELERATOR_BATCH = 4, 64  # on a CPU larger batches only fill caches and memory
 MAX_FILE_BYTES = 1 << 29  # no photo: refused unread, so that a stray video or archive does not fill the memory
 _SAVE_EVERY = 30.0  # seconds between writes of files.json while hashing
 _STRAY = re.compile(r"\..*\.tmp")  # what `write_bytes` was writing when the run was killed
@@ -88,7 +87,7 @@ def extract(
         if value < least:
             raise InputError(f"{name} is {value}, expected at least {least}")
     if batch_size is None:
-        batch_size = CPU_BATCH if encoder.device.type == "cpu" else ACCELERATOR_BATCH
+        batch_size = default_batch_size(encoder.device)
     elif batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
 

@@ -11,14 +11,12 @@ import torch
 from PIL.Image import Image
 
 from crossgraft.encoders.base import Encoder
+from crossgraft.encoders.encode_shards import default_batch_size, keep_freed_memory
 from crossgraft.encoders.images import UnreadableImage
 from crossgraft.encoders.load import load_encoder
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import FewShotClassifier
 from crossgraft.fewshot.persist import load_classifier, read_config
-
-BATCH = {"cpu": 4}
-ACCELERATOR_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,8 @@ class Predictor:
                 "of `crossgraft fewshot` can predict images"
             )
         encoder = load_encoder(model or trained["name"], device=device, dtype=dtype or trained["dtype"])
+        if encoder.device.type == "cpu":
+            keep_freed_memory()
         classifier = load_classifier(path, encoder_fingerprint=encoder.fingerprint)
         return cls(classifier, encoder, config)
 
@@ -88,7 +88,7 @@ class Predictor:
             raise InputError(
                 f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as xmadapter"
             )
-        size = BATCH.get(self.encoder.device.type, ACCELERATOR_BATCH)
+        size = default_batch_size(self.encoder.device)
         return [
             p for start in range(0, len(images), size) for p in self._batch(images[start : start + size], top, explain)
         ]
