@@ -2,9 +2,10 @@
 
     python benchmarks/encode.py [--images FOLDER] [--count 128]
 
-Each way runs in a process of its own (so that peak memory is its own), alternating, `--repeats` times; the best rate counts. The plain
-pipeline is CLIPImageProcessorPil and CLIPVisionModelWithProjection on pocket-clip's image tower, in batches of 32 and of 1; pocket-clip does
-more work an image than that tower alone, since it also runs EfficientNet-Lite0 for its alignment. Writes benchmarks/results/encode.json.
+Each way runs in a process of its own (so that peak memory is its own), alternating, `--repeats` times; the best rate
+counts. The plain pipeline is CLIPImageProcessorPil and CLIPVisionModelWithProjection on pocket-clip's image tower, in
+batches of 32 and of 1; pocket-clip does more work an image than that tower alone, since it also runs EfficientNet-Lite0
+for its alignment. Writes benchmarks/results/encode.json.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python benchmarks/fewshot.py DATA [--split split.json] --model pocket-lite [--protocol none] [--test DATA2 ...]
 
 The same experiment as `crossgraft fewshot`, over shots 1, 2, 4, 8, 16 and seeds 1, 2, 3, written to
-benchmarks/results/fewshot-<data>-<model>-<protocol>.json. Times are of this machine, in this run: compare them with each other only.
+benchmarks/results/fewshot-<data>-<model>-<protocol>.json. Times are of this machine, in this run: compare them with
+each other only.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 from rich.console import Console
 
 from crossgraft.encoders.load import load_encoder
-from crossgraft.files import write_json
 from crossgraft.fewshot import METHODS
 from crossgraft.fewshot.data import load_data, load_test_data
 from crossgraft.fewshot.run import Fit, run_fewshot
+from crossgraft.files import write_json
 from crossgraft.home import home
 from crossgraft.reporting.results import few_shot_results
 from crossgraft.reporting.table import few_shot_tables
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--name", help="of the data, for the file of results")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(highlight=False)
 
     def say(fit: Fit) -> None:
         scores = ", ".join(f"{test} {metrics['accuracy']:.1f}" for test, metrics in fit.metrics.items())

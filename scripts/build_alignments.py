@@ -3,10 +3,12 @@
     crossgraft models pull pocket && python scripts/build_alignments.py
 
 Nobody needs this to use the pocket models: the result is committed. It needs npm, and about ten minutes on two cores.
+The committed files were made with `--dtype bfloat16`.
 
-Data: ImageNet's class names (PyPI `clip-benchmark`), and the names of emoji with their pictures in three styles (the npm packages that
-scripts/make_emoji.py pins). The emoji of demo/emoji are left out, so that the demo stays a test. No photo is used, and no data set that
-crossgraft is measured on. Regularisation and logit scale are chosen by cross-validation over emoji.
+Data: ImageNet's class names (PyPI `clip-benchmark`), and the names of emoji with their pictures in three styles (the npm
+packages that scripts/make_emoji.py pins). The emoji of demo/emoji are left out, so that the demo stays a test. No photo is
+used, and no data set that crossgraft is measured on. Regularisation and logit scale are chosen by cross-validation over
+emoji.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from PIL import Image
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from crossgraft.encoders.pocket import ClipLiteTower, MiniLM
 from crossgraft.encoders.preprocess import Preprocess
@@ -80,7 +82,7 @@ def see(
 
 def ridge(x: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Mean (p,) and map (p, d) of a ridge regression from unit, centred x (n, p) to targets (n, d)."""
-    x = F.normalize(x, dim=-1)
+    x = functional.normalize(x, dim=-1)
     mean = x.mean(0)
     x = x - mean
     # Per 1000 samples, so that the strength means the same for any number of pictures.
@@ -91,7 +93,8 @@ def ridge(x: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
 def cross_validate(see_clip: Tensor, lite: Tensor, ids: Tensor, names: Tensor) -> tuple[float, float]:
     """Ridge strength by the rank-1 rate of held-out emoji among all names, then logit scale by their cross-entropy.
 
-    see_clip (n, 512); lite (n, d) unit; ids (n,) rows of names (m, d). Folds are over names: no style of a held-out emoji is trained on.
+    see_clip (n, 512); lite (n, d) unit; ids (n,) rows of names (m, d). Folds are over names: no style of a held-out
+    emoji is trained on.
     """
     fold = ids % FOLDS
     best: tuple[float, float, Tensor] | None = None
@@ -99,15 +102,17 @@ def cross_validate(see_clip: Tensor, lite: Tensor, ids: Tensor, names: Tensor) -
         held_out = torch.empty(len(ids), names.shape[1])
         for k in range(FOLDS):
             mean, weight = ridge(see_clip[fold != k], names[ids[fold != k]], strength)
-            held_out[fold == k] = F.normalize((F.normalize(see_clip[fold == k], dim=-1) - mean) @ weight, dim=-1)
-        both = F.normalize(held_out + lite, dim=-1) @ names.T
+            held_out[fold == k] = functional.normalize(
+                (functional.normalize(see_clip[fold == k], dim=-1) - mean) @ weight, dim=-1
+            )
+        both = functional.normalize(held_out + lite, dim=-1) @ names.T
         rate = (both.argmax(1) == ids).float().mean().item()
         print(f"ridge {strength}: rank-1 of {len(names)} names {rate:.1%}")
         if best is None or rate > best[0]:
             best = (rate, strength, both)
     assert best is not None
     cosines = best[2]
-    return best[1], min(SCALES, key=lambda s: F.cross_entropy(s * cosines, ids).item())
+    return best[1], min(SCALES, key=lambda s: functional.cross_entropy(s * cosines, ids).item())
 
 
 def save(name: str, tensors: dict[str, Tensor], settings: dict[str, float]) -> None:
@@ -140,15 +145,17 @@ def main() -> None:
     with torch.inference_mode():
         raw = encode_in_batches([TEMPLATE.format(name) for name in imagenet], text)
         text_mean = raw.mean(0)
-        class_names = F.normalize(raw - text_mean, dim=-1)
-        names = F.normalize(encode_in_batches([TEMPLATE.format(name) for name in emoji], text) - text_mean, dim=-1)
+        class_names = functional.normalize(raw - text_mean, dim=-1)
+        names = functional.normalize(
+            encode_in_batches([TEMPLATE.format(name) for name in emoji], text) - text_mean, dim=-1
+        )
     views = see(ClipLiteTower(folder / "vision", preprocess), preprocess, pictures, getattr(torch, arguments.dtype))
     ids = torch.tensor([emoji.index(name) for name, _ in pictures])
-    lite = F.normalize((views["imagenet"] / TEMPERATURE).softmax(-1) @ class_names, dim=-1)
+    lite = functional.normalize((views["imagenet"] / TEMPERATURE).softmax(-1) @ class_names, dim=-1)
     strength, scale = cross_validate(views["clip"], lite, ids, names)
     clip_mean, clip_map = ridge(views["clip"], names[ids], strength)
     ALIGNMENTS.mkdir(exist_ok=True)
-    # One scale for both: Lite0 alone is so unsure of drawings that its own (6) would silence it on photos, which it knows.
+    # One scale for both: Lite0 alone is so unsure of drawings that its own (6) would silence it on photos.
     settings = {"temperature": TEMPERATURE, "logit_scale": scale}
     shared = {"text_mean": text_mean, "imagenet_names": class_names}
     save("pocket-lite", shared, settings)

@@ -15,8 +15,9 @@ from crossgraft.encoders.preprocess import Preprocess
 class ImageFeatures(NamedTuple):
     """One batch of encoded images, float32 on the encoder's device.
 
-    `embedding` (B, d) is unit length and shares its space with texts; `feature` (B, f) is the pooled image feature before
-    any projection to that space (not normalised), the better cache key; `grid` (B, T, g) holds the token grid, or None.
+    `embedding` (B, d) is unit length and shares its space with texts; `feature` (B, f) is the pooled image feature
+    before any projection to that space (not normalised), the better cache key; `grid` (B, T, g) holds the token grid,
+    or None.
     """
 
     embedding: Tensor
