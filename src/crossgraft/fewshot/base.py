@@ -159,6 +159,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("tune needs the support, which is not saved: call fit first, in this process")
         embedding, key = self._queries(X_val, y_val)
         labels = self._encode(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel()).to(key.device)
+        self._search(embedding, key, labels)
+        return self
+
+    # -- shared parts -------------------------------------------------------------------------------------------------
+
+    def _search(self, embedding: Tensor, key: Tensor, labels: Tensor) -> None:
+        """Take the best of `_candidates` on unit embedding (n, d), key (n, f) and labels (n,), rows of `classes_`."""
         best: tuple[float, float] | None = None
         for group in self._candidates():
             correct = torch.zeros(len(group.params), dtype=torch.float64)
@@ -175,7 +182,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self.set_params(**chosen)
             for name, value in state.items():
                 setattr(self, name, value.contiguous())
-        return self
 
     def check_params(self) -> None:
         """Raise InputError for a hyperparameter that should be a finite (or whole) number and is not."""
@@ -189,8 +195,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             # Compared with the largest float, because a whole number can be too large to become one.
             if not right or not -sys.float_info.max <= value <= sys.float_info.max:
                 raise InputError(f"{name}={str(value)[:40]!r}; expected a {'whole' if whole else 'finite'} number")
-
-    # -- shared parts -------------------------------------------------------------------------------------------------
 
     def _queries(self, X: Any, y: Any = "no_validation") -> tuple[Tensor, Tensor]:
         """Read X as unit (embedding (n, d), key (n, f)) where the fitted state lives, in its precision."""

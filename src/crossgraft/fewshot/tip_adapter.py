@@ -18,6 +18,7 @@ from crossgraft.fewshot.cache import affinity, vote_weights, votes
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier, own_class_only
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.registry import register
+from crossgraft.fewshot.trained_cache import TrainedCache
 from crossgraft.fewshot.training import seeded, train
 from crossgraft.fewshot.zero_shot import zero_shot_logits
 
@@ -94,7 +95,7 @@ class TipAdapter(ExplainableClassifier):
 
 
 @register("tip-adapter-f")
-class TipAdapterF(TipAdapter):
+class TipAdapterF(TrainedCache, TipAdapter):
     """Tip-Adapter whose keys are trained by cross-entropy on the support, starting from the support's own.
 
     As released, a training sample sees its own key in the cache. Unlike released, the final epoch is the model (the
@@ -125,8 +126,11 @@ class TipAdapterF(TipAdapter):
         self.batch_size = batch_size
         self.random_state = random_state
 
-    def _fit(self, support: Support) -> int:
-        super()._fit(support)
+    def _build(self, support: Support) -> torch.Generator:
+        TipAdapter._fit(self, support)
+        return seeded(self.random_state)
+
+    def _train(self, support: Support, built: torch.Generator) -> int:
         self.keys_ = support.key.clone().requires_grad_()
 
         def loss(batch: Tensor) -> Tensor:
@@ -141,7 +145,7 @@ class TipAdapterF(TipAdapter):
             epochs=self.epochs,
             lr=self.lr,
             batch_size=self.batch_size,
-            generator=seeded(self.random_state),
+            generator=built,
         )
         self.keys_ = self.keys_.detach()
         return self.keys_.numel()

@@ -38,6 +38,7 @@ from crossgraft.fewshot.cache import affinity, entropy_ratio, shares, vote_weigh
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier, own_class_only
 from crossgraft.fewshot.features import Support, blocks, unit
 from crossgraft.fewshot.registry import register
+from crossgraft.fewshot.trained_cache import TrainedCache
 from crossgraft.fewshot.training import seeded, train
 from crossgraft.fewshot.zero_shot import zero_shot_logits
 
@@ -96,7 +97,7 @@ def standardisation(image_keys: Tensor, text_queries: Tensor, text_keys: Tensor)
 
 
 @register("xmadapter")
-class XMAdapter(ExplainableClassifier):
+class XMAdapter(TrainedCache, ExplainableClassifier):
     """Logits s f W^T + alpha (g A_I + (1 - g) A_T) V; see the module for every step and what of it is reconstructed.
 
     With ratio 1, eta 0 and no mask it is Tip-Adapter-F.
@@ -183,7 +184,8 @@ class XMAdapter(ExplainableClassifier):
         if not named and not (isinstance(self.ratio, int | float) and 0 <= self.ratio <= 1):
             raise InputError(f"ratio={self.ratio!r}; expected 'learned', 'entropy' or a number from 0 to 1")
 
-    def _fit(self, support: Support) -> int:
+    def _build(self, support: Support) -> tuple[Bottleneck, torch.Generator]:
+        """Both caches before training -> the MetaNet and the source of batches that training goes on with."""
         key, labels, d = support.key, support.labels, support.text.shape[1]
         self.keys_, self.labels_ = key, labels
         self.weights_ = vote_weights(labels, support.n_classes, balanced=self.balanced, dtype=key.dtype)
@@ -195,9 +197,12 @@ class XMAdapter(ExplainableClassifier):
         self.text_keys_ = unit(support.text[labels] + meta(support.embedding))
         self.gain_, self.shift_ = standardisation(key, self._text_query(support.embedding), self.text_keys_)
         self.ratio_logit_ = key.new_zeros(())
-        return self._train(support, meta, batches) if self.train else 0
+        return meta, batches
 
-    def _train(self, support: Support, meta: Bottleneck, batches: torch.Generator) -> int:
+    def _train(self, support: Support, built: tuple[Bottleneck, torch.Generator]) -> int:
+        if not self.train:
+            return 0
+        meta, batches = built
         self.keys_ = support.key.clone()
         parameters = [self.keys_, *meta, *self._img2txt()]
         if self.ratio == "learned":
