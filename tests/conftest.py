@@ -161,10 +161,10 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def emoji_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A split file over images below `EMOJI`: bird, fruit, heart; 5 to train, 2 to validate, 3 to test each."""
+    """A split file over images below `EMOJI`: bird, fruit, vehicle; 5 to train, 2 to validate, 3 to test each."""
     listed = json.loads((EMOJI / "noto.json").read_text(encoding="utf-8"))
     split: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(("bird", "fruit", "heart")):
+    for label, name in enumerate(("bird", "fruit", "vehicle")):
         train, test = ([entry[0] for entry in listed[part] if entry[2] == name] for part in ("train", "test"))
         parts = {"train": train[:5], "val": train[5:7], "test": test[:3]}
         for part, paths in parts.items():
