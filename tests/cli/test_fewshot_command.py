@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,17 @@ def test_a_bad_image_costs_that_image_and_is_listed(run: Run, tmp_path: Path) ->
     (skipped,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
     assert skipped["path"] == str(data / "red" / "0_0.png")
     assert json.loads((tmp_path / "out" / "results.json").read_text())["skipped_images"] == 1
+
+
+def test_file_names_that_are_not_utf_8(run: Run, tmp_path: Path) -> None:
+    data = make_colours(tmp_path / "data", 2)
+    for path in list(data.glob("*/*.png")):
+        path.rename(path.with_name(os.fsdecode(b"\xff") + path.name))
+    outcome = run("--shots", 1, data=data)
+    assert (outcome.code, "Traceback" in outcome.err) == (0, False)
+    config = json.loads((tmp_path / "out" / "adapters" / "xmadapter" / "adapter_config.json").read_bytes())
+    assert {Path(path).parent.parent for path in config["extra"]["support"]} == {data}
+    assert all(Path(path).is_file() for path in config["extra"]["support"])
 
 
 # -- bad input: exit code 2, one line, no output folder

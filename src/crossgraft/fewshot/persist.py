@@ -82,7 +82,7 @@ def save_classifier(
     if config["classes_dtype"] not in LABEL_TYPES:
         raise InputError(f"labels of type {config['classes_dtype']} cannot be saved; use text or whole numbers")
     try:
-        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(config, indent=2, allow_nan=False)  # ASCII: a support path may be no UTF-8
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{CONFIG_FILE} cannot hold this classifier: {error}") from error
 
