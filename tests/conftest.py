@@ -131,8 +131,7 @@ def save_clip(folder: Path, seed: int = 0) -> Path:
     config = CLIPConfig(text_config=text, vision_config=tower(image_size=32, patch_size=8), projection_dim=16)
     torch.manual_seed(seed)
     CLIPModel(config).save_pretrained(folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPImageProcessorPil(**size).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
 

@@ -274,6 +274,11 @@ def test_bad_options(run: Run, tmp_path: Path, options: list[str], reason: str) 
     assert not (tmp_path / "out").exists()
 
 
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def one_class(data: Path) -> None:
     shutil.rmtree(data / "red")
     shutil.rmtree(data / "green")
@@ -291,7 +296,7 @@ def all_unreadable(data: Path) -> None:
 
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (shutil.rmtree, "no such file or folder"),
-    "empty": (lambda data: (shutil.rmtree(data), data.mkdir()), "no image; expected a folder per class"),
+    "empty": (emptied, "no image; expected a folder per class"),
     "one class": (one_class, "only one class"),
     "an empty class": (empty_class, "no image in the class folders 'red'"),
     "no readable image": (all_unreadable, "images cannot be read, the first: "),
@@ -363,6 +368,11 @@ def edit_shard(store: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -
     save_file(tensors, shard, metadata)
 
 
+def foreign(store: Path) -> None:
+    emptied(store)
+    (store / "x").touch()
+
+
 def cut_shard(store: Path) -> None:
     (shard,) = (store / "shards").iterdir()
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -377,7 +387,7 @@ SPOILED_STORES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truncated shard": (cut_shard, "damaged"),
     "a truncated plan": (lambda store: (store / "store.json").write_text('{"schema'), "not JSON"),
     "a hostile plan": (lambda store: (store / "store.json").write_text('{"schema_version": 1}'), "store.json"),
-    "no store at all": (lambda store: (shutil.rmtree(store), store.mkdir(), (store / "x").touch()), "no feature store"),
+    "no store at all": (foreign, "no feature store"),
 }
 
 

@@ -127,7 +127,10 @@ def test_another_encoder_is_refused(cli: Cli, adapters: Path, colours: Path, tmp
     assert "encoder.fingerprint: made for" in error
 
 
-def edited(**values: Any) -> Callable[[Path], None]:
+Damage = Callable[[Path], object]
+
+
+def edited(**values: Any) -> Damage:
     def damage(folder: Path) -> None:
         file = folder / "adapter_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | values))
@@ -135,15 +138,15 @@ def edited(**values: Any) -> Callable[[Path], None]:
     return damage
 
 
-def cut(name: str, size: int) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size]) and None
+def cut(name: str, size: int) -> Damage:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
-def write(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+def write(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
+DAMAGE: dict[str, Damage] = {
     "half the tensors": cut("adapter_model.safetensors", 1000),
     "no tensors": lambda folder: (folder / "adapter_model.safetensors").unlink(),
     "an empty file of tensors": cut("adapter_model.safetensors", 0),
@@ -167,7 +170,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_or_hostile_adapter_is_refused_in_one_line(
-    cli: Cli, adapters: Path, colours: Path, tmp_path: Path, damage: Callable[[Path], None]
+    cli: Cli, adapters: Path, colours: Path, tmp_path: Path, damage: Damage
 ) -> None:
     folder = Path(shutil.copytree(adapters / "xmadapter", tmp_path / "adapter"))
     damage(folder)

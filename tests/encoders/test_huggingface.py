@@ -61,7 +61,7 @@ def test_image_embeddings_features_and_grids_are_those_of_transformers(folder: P
         embedding = plain.get_image_features(pixel_values=pixels()).pooler_output
         vision = plain.vision_model(pixel_values=pixels())
     output = encoder.encode_images(pixels(), grid=True)
-    exact = {"rtol": 0.0, "atol": 1e-5}
+    exact: dict[str, Any] = {"rtol": 0.0, "atol": 1e-5}
     torch.testing.assert_close(output.embedding, functional.normalize(embedding, dim=-1), **exact)
     torch.testing.assert_close(output.feature, vision.pooler_output, **exact)
     torch.testing.assert_close(output.grid, vision.last_hidden_state, **exact)

@@ -52,7 +52,8 @@ def with_splits(data: ImageData) -> ImageData:
         rows = [i for i, label in enumerate(data.train.labels) if label == c]
         for part, chosen in (("train", rows[:4]), ("val", rows[4:6]), ("test", rows[6:])):
             parts[part] += chosen
-    return replace(data, **{part: data.train.take(rows) for part, rows in parts.items()})
+    train, val, test = (data.train.take(rows) for rows in parts.values())
+    return replace(data, train=train, val=val, test=test)
 
 
 def score_by_hand(fit: Fit, encoder: Encoder, split: ImageSplit, classes: tuple[str, ...], key: str) -> float:
