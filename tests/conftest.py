@@ -172,3 +172,14 @@ def emoji_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("split") / "small.json"
     file.write_text(json.dumps(split), encoding="utf-8")
     return file
+
+
+@pytest.fixture
+def fewshot_run(cli: Cli, colours: Path, tiny_clip: Path, tmp_path: Path) -> Cli:
+    """`crossgraft fewshot` on the colours and the tiny encoder, with a store and an output folder of its own."""
+
+    def call(*arguments: object, data: Path = colours, model: object = tiny_clip) -> Outcome:
+        common = ("--model", model, "--out", tmp_path / "out", "--store", tmp_path / "store", "--device", "cpu")
+        return cli("fewshot", data, *common, *arguments)
+
+    return call
