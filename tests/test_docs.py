@@ -1,0 +1,61 @@
+"""The Python in README and docs runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[str]:
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like the clone to relative paths, and keeps what the examples write out of it."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.pocket
+@pytest.mark.usefixtures("pocket_home")
+def test_readme(workplace: Path) -> None:
+    estimators, predictor = blocks("README.md")
+    exec(estimators, {})
+    options = ["--model", "pocket-lite", "--method", "proker", "--shots", "1", "--seeds", "1", "--out", "runs/demo"]
+    command = [sys.executable, "-m", "crossgraft.cli.main", "fewshot", "demo/emoji/noto.json", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    found: dict[str, object] = {}
+    exec(predictor, found)
+    assert found["prediction"].label in found["predictor"].classifier.classes_  # type: ignore[attr-defined]
+
+
+@pytest.mark.pocket
+@pytest.mark.usefixtures("pocket_home", "workplace")
+def test_fewshot_page(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/fewshot.md")
+    exec(example, {})
+
+
+@pytest.mark.pocket
+@pytest.mark.usefixtures("pocket_home")
+def test_features_page(workplace: Path) -> None:
+    encoder, store = blocks("docs/features.md")
+    photos = [ROOT / "demo" / "emoji" / "noto" / name for name in ("mammal/dog2.webp", "bird/owl.webp")]
+    (workplace / "cat.jpg").write_bytes(photos[0].read_bytes())
+    found: dict[str, object] = {}
+    exec(encoder, found)
+    from crossgraft.encoders.extract import extract
+
+    extract(photos, found["encoder"], workplace / "features", progress=False)  # type: ignore[arg-type]
+    found = {"paths": photos}
+    exec(store, found)
+    assert found["X"].shape == (2, 1280)  # type: ignore[attr-defined]
