@@ -15,8 +15,8 @@ from crossgraft.fewshot.features import Support
 class TrainedCache(FewShotClassifier):
     """A cache that is built from the support and then trained.
 
-    The published constants assume CLIP's range of cosines. On another encoder they may silence the cache, and training a
-    silent cache teaches it nothing. So `tune` searches the cache as it is before training, trains it under what that
+    The published constants assume CLIP's range of cosines. On another encoder they may silence the cache, and training
+    a silent cache teaches it nothing. So `tune` searches the cache as it is before training, trains it under what that
     found, and searches again.
     """
 
