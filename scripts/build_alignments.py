@@ -5,10 +5,10 @@
 Nobody needs this to use the pocket models: the result is committed. It needs npm, and about ten minutes on two cores.
 The committed files were made with `--dtype bfloat16`.
 
-Data: ImageNet's class names (PyPI `clip-benchmark`), and the names of emoji with their pictures in three styles (the npm
-packages that scripts/make_emoji.py pins). The emoji of demo/emoji are left out, so that the demo stays a test. No photo is
-used, and no data set that crossgraft is measured on. Regularisation and logit scale are chosen by cross-validation over
-emoji.
+Data: ImageNet's class names (PyPI `clip-benchmark`), and the names of emoji with their pictures in three styles (the
+npm packages that scripts/make_emoji.py pins). The emoji of demo/emoji are left out, so that the demo stays a test. No
+photo is used, and no data set that crossgraft is measured on. Regularisation and logit scale are chosen by
+cross-validation over emoji.
 """
 
 from __future__ import annotations
