@@ -40,8 +40,8 @@ def measure(model: str, dtype: str, folder: Path, repeats: int) -> dict[str, Any
     one_each = data.train.take(sample_support(data.train, len(data.classes), 1, seed=1))
     data = replace(data, train=one_each, test=None)
     run = run_fewshot(data, encoder, folder / "store", methods=["proker"], shots=["all"], seeds=[1], progress=False)
-    identity = {"name": encoder.name, "fingerprint": encoder.fingerprint, "dtype": dtype}
-    adapter = save_classifier(run.fits[0].classifier, folder / "adapter", encoder=identity, extra={"key": "feature"})
+    fitted = run.fits[0].classifier
+    adapter = save_classifier(fitted, folder / "adapter", encoder=encoder.identity, extra={"key": "feature"})
     start = time.perf_counter()
     predictor = Predictor.load(adapter)
     loaded = time.perf_counter()

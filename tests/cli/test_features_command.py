@@ -31,7 +31,7 @@ def test_images_are_encoded_once(cli: Cli, colours: Path, tiny_clip: Path, tmp_p
     )
     report = cli(*arguments, "--json").json
     encoder = load_encoder(str(tiny_clip), device="cpu")
-    assert report["encoder"] == {"name": str(tiny_clip), "fingerprint": encoder.fingerprint}
+    assert report["encoder"] == encoder.identity
     assert (report["store"], report["images"], report["encoded"], report["reused"]) == (str(out), 21, 21, 0)
     assert report["skipped"] == []
     store = FeatureStore.open(out)

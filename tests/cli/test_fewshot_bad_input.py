@@ -47,7 +47,7 @@ from conftest import Cli, make_colours, save_clip
     ],
 )
 def test_bad_options(fewshot_run: Cli, tmp_path: Path, options: list[str], reason: str) -> None:
-    assert reason in fewshot_run(*options).error
+    assert reason in fewshot_run("--method", "xmadapter", *options).error
     assert not (tmp_path / "out").exists()
 
 

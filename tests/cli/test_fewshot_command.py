@@ -78,7 +78,7 @@ def test_adapters_are_of_the_most_shots_and_the_first_seed(lite_run: tuple[Path,
     assert {path.name for path in (out / "adapters").iterdir()} == set(METHODS)
     for method in METHODS:
         config = json.loads((out / "adapters" / method / "adapter_config.json").read_text())
-        assert config["encoder"] == {key: document["backbone"][key] for key in ("name", "fingerprint", "dtype")}
+        assert config["encoder"] == {key: document["backbone"][key] for key in ("name", "fingerprint", "dtype", "draft")}
         extra = config["extra"]
         assert (extra["shots"], extra["seed"], extra["protocol"], extra["key"]) == (4, 1, "none", "feature")
         assert len(extra["support"]) == 12
@@ -117,6 +117,7 @@ def test_xmadapter_tuned_on_validation_photos_and_tested_on_another_style(
             shutil.copy(path, fluent / name)
     arguments = ("fewshot", EMOJI, "--split", emoji_split, "--model", "pocket-lite", "--out", tmp_path / "out")
     options = ("--shots", "2", "--seeds", "1", "--protocol", "min4", "--test", fluent, "--views", "1", "--json")
+    options += ("--method", "xmadapter")
     document = cli(*arguments, *options, "--set", "epochs=3", "--device", "cpu").json
     assert (document["method"], document["shots"], document["protocol"]) == ("xmadapter", 2, "min4")
     assert list(document["metrics"]) == ["test", "fluent"]
@@ -149,11 +150,11 @@ def test_the_real_clip_goes_the_whole_way(cli: Cli, pocket_home: Path, emoji_spl
 
 
 def test_one_class_folder_a_class_is_enough(fewshot_run: Cli, tmp_path: Path) -> None:
-    """The defaults, but for the shots: XMAdapter, three seeds, tested on what is left."""
+    """The defaults, but for the shots: ProKeR, three seeds, tested on what is left."""
     outcome = fewshot_run("--shots", "2")
     assert outcome.code == 0
     document = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert (document["method"], document["seeds"]) == ("xmadapter", [1, 2, 3])
+    assert (document["method"], document["seeds"]) == ("proker", [1, 2, 3])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "skipped.json", "adapters"}
 
 
@@ -183,7 +184,7 @@ def test_all_photos_train_without_a_test(fewshot_run: Cli) -> None:
 
 def test_parameters_are_read_as_numbers_words_and_truth(fewshot_run: Cli) -> None:
     options = [f"--set={given}" for given in ("lr=1e-2", "epochs=1", "ratio=entropy", "train=true", "alpha=.5")]
-    document = fewshot_run("--shots", 1, "--seeds", 1, *options, "--json").json
+    document = fewshot_run("--method", "xmadapter", "--shots", 1, "--seeds", 1, *options, "--json").json
     (given,) = document["hyperparameters"]
     assert document["settings"]["set"] == {"lr": 0.01, "epochs": 1, "ratio": "entropy", "train": True, "alpha": 0.5}
     assert {name: given[name] for name in document["settings"]["set"]} == document["settings"]["set"]
@@ -213,6 +214,16 @@ def test_file_names_that_are_not_utf_8(fewshot_run: Cli, tmp_path: Path) -> None
         path.rename(path.with_name(os.fsdecode(b"\xff") + path.name))
     outcome = fewshot_run("--shots", 1, data=data)
     assert (outcome.code, "Traceback" in outcome.err) == (0, False)
-    config = json.loads((tmp_path / "out" / "adapters" / "xmadapter" / "adapter_config.json").read_bytes())
+    config = json.loads((tmp_path / "out" / "adapters" / "proker" / "adapter_config.json").read_bytes())
     assert {Path(path).parent.parent for path in config["extra"]["support"]} == {data}
     assert all(Path(path).is_file() for path in config["extra"]["support"])
+
+
+def test_draft_decoding_goes_with_the_adapter(cli: Cli, colours: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    common = ("fewshot", colours, "--model", tiny_clip, "--shots", 2, "--seeds", 1, "--device", "cpu", "--json")
+    exact, draft = (cli(*common, "--out", tmp_path / str(len(o)), *o).json["backbone"] for o in ((), ("--draft",)))
+    assert (exact["draft"], draft["draft"]) == (False, True)
+    assert exact["fingerprint"] != draft["fingerprint"]
+    photo = colours / "red" / "0_6.png"
+    answer = cli("predict", tmp_path / "1", photo, "--device", "cpu", "--json").json
+    assert answer["predictions"][0]["label"] == "red"

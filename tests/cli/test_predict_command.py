@@ -34,7 +34,8 @@ def test_predictions_on_real_images_are_the_saved_classifiers(
     cli: Cli, pocket_home: Path, emoji_split: Path, tmp_path: Path
 ) -> None:
     arguments = ("fewshot", EMOJI, "--split", emoji_split, "--model", "pocket-lite", "--out", tmp_path / "out")
-    assert cli(*arguments, "--shots", "4", "--seeds", "1", "--device", "cpu").code == 0
+    options = ("--method", "xmadapter", "--shots", "4", "--seeds", "1", "--device", "cpu")
+    assert cli(*arguments, *options).code == 0
     images = [EMOJI / entry[0] for entry in json.loads(emoji_split.read_text())["test"][::3]]
     printed = cli("predict", tmp_path / "out", *images, "--json", "--explain", "--device", "cpu").json
     assert (printed["adapter"], printed["method"]) == (str(tmp_path / "out"), "xmadapter")

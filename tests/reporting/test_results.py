@@ -54,6 +54,7 @@ def test_the_document_names_everything_a_reader_needs(run: FewShotRun, encoder: 
         "name": encoder.name,
         "fingerprint": encoder.fingerprint,
         "dtype": "float32",
+        "draft": False,
         "device": "cpu",
     }
     assert written["data"] == {"name": "colours", "fingerprint": run.data.fingerprint, "classes": 3}

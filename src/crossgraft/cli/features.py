@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from crossgraft.cli.options import Device, Dtype, Json, Model, Split, Workers, print_json, say
+from crossgraft.cli.options import Device, Draft, Dtype, Json, Model, Split, Workers, print_json, say
 from crossgraft.errors import InputError
 
 
@@ -25,6 +25,7 @@ def features(
     workers: Workers = 1,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    draft: Draft = False,
     as_json: Json = False,
 ) -> None:
     """Encode images once into a memory-mapped store. Kill it at any moment; run it again and it goes on."""
@@ -34,7 +35,7 @@ def features(
 
     images = load_data(data, split=split)
     paths = [path for part in (images.train, images.val, images.test) if part is not None for path in part.paths]
-    encoder = load_encoder(model, device=device, dtype=dtype)
+    encoder = load_encoder(model, device=device, dtype=dtype, draft=draft)
     done = extract(
         paths, encoder, out, views=views, grid=grid, batch_size=batch_size, shard_size=shard_size, workers=workers
     )
@@ -42,7 +43,7 @@ def features(
         raise InputError(f"none of {len(paths)} images can be read; the reasons are in {out / 'skipped.json'}")
     report = {
         "store": str(out),
-        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        "encoder": encoder.identity,
         "images": len(paths),
         "encoded": done.encoded,
         "reused": done.reused,

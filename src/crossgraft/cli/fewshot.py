@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from crossgraft.cli.options import Device, Dtype, Json, Model, Split, Workers, check_out_folder, print_json, say
+from crossgraft.cli.options import Device, Draft, Dtype, Json, Model, Split, Workers, check_out_folder, print_json, say
 from crossgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def fewshot(
     workers: Workers = 1,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    draft: Draft = False,
     as_json: Json = False,
 ) -> None:
     """Fit few-shot classifiers on a frozen encoder, score them on test sets they never saw, save them."""
@@ -70,7 +71,7 @@ def fewshot(
     tests = [load_test_data(path, images.classes) for path in test or []]
     prompt_set = Prompts.read(prompts) if prompts else Prompts()
     prompt_set.texts(images.classes)
-    encoder = load_encoder(model, device=device, dtype=dtype)
+    encoder = load_encoder(model, device=device, dtype=dtype, draft=draft)
     folder = store or home() / "features" / f"{Path(model).name}-{encoder.fingerprint[:12]}-{dtype}"
     run = run_fewshot(
         images,
@@ -106,11 +107,6 @@ def _save_adapters(run: FewShotRun, encoder: Encoder, folder: Path, settings: di
     """One adapter a method: of the last number of shots asked for, and the first seed."""
     from crossgraft.fewshot.persist import save_classifier
 
-    described = {
-        "name": encoder.name,
-        "fingerprint": encoder.fingerprint,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
-    }
     shots, seed = run.fits[-1].shots, run.fits[0].seed
     for fit in run.fits:
         if fit.shots == shots and fit.seed == seed:
@@ -120,7 +116,7 @@ def _save_adapters(run: FewShotRun, encoder: Encoder, folder: Path, settings: di
                 "data": run.data.fingerprint,
                 "support": [str(path) for path in fit.support],
             }
-            save_classifier(fit.classifier, folder / fit.method, encoder=described, extra=extra)
+            save_classifier(fit.classifier, folder / fit.method, encoder=encoder.identity, extra=extra)
 
 
 def _report(document: dict[str, Any], run: FewShotRun, out: Path, as_json: bool) -> None:

@@ -16,6 +16,7 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps, ...")]
 Dtype = Annotated[str, typer.Option(help="Precision of the encoder: float32 or bfloat16.")]
+Draft = Annotated[bool, typer.Option(help="Decode large photos faster, with nearly the same pixels.")]
 Split = Annotated[Path | None, typer.Option(help="CoOp split file or CSV whose images lie in DATA.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,16 @@ class Encoder(ABC):
     preprocess: Preprocess
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an encoder has to be to give these features again: name, fingerprint, dtype, draft."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "draft": self.preprocess.draft,
+        }
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:

@@ -183,8 +183,8 @@ def _extend_plan(store: FeatureStore, hashes: list[str], shard_size: int) -> Fea
 def _loader(encoder: Encoder) -> Callable[[], Encoder]:
     from crossgraft.encoders.load import load_encoder  # it imports every encoder there is
 
-    dtype = str(encoder.dtype).removeprefix("torch.")
-    return partial(load_encoder, encoder.name, device=str(encoder.device), dtype=dtype)
+    how = {key: encoder.identity[key] for key in ("dtype", "draft")}
+    return partial(load_encoder, encoder.name, device=str(encoder.device), **how)
 
 
 def _hash_files(paths: Sequence[Path], out: Path, meter: Meter) -> tuple[dict[Path, str], dict[Path, str]]:

@@ -140,11 +140,13 @@ class PocketEncoder(Encoder):
         InputError: the folder is no pocket model, is damaged, or was made by another version.
     """
 
-    def __init__(self, name: str, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, folder: Path, *, device: torch.device, dtype: torch.dtype, draft: bool = False
+    ) -> None:
         manifest = read_json(folder / MANIFEST)
         try:
             settings = manifest["alignment"]
-            preprocess = Preprocess.from_hf(read_json(folder / "vision" / "preprocessor_config.json"))
+            preprocess = Preprocess.from_hf(read_json(folder / "vision" / "preprocessor_config.json"), draft=draft)
             tower = TOWERS[manifest["vision"]](folder / "vision", preprocess)
             alignment = Alignment(load_file(folder / "alignment.safetensors"), settings)
             self.logit_scale = float(settings["logit_scale"])

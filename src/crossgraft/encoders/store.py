@@ -57,10 +57,9 @@ class StoredEncoder:
 
     @classmethod
     def of(cls, encoder: Encoder) -> StoredEncoder:
-        dtype = str(encoder.dtype).removeprefix("torch.")
         tokens, width = encoder.grid_shape
         dims = (encoder.embedding_dim, encoder.feature_dim)
-        return cls(encoder.name, encoder.fingerprint, *dims, (tokens, width), dtype)
+        return cls(encoder.name, encoder.fingerprint, *dims, (tokens, width), encoder.identity["dtype"])
 
 
 @dataclass(frozen=True)

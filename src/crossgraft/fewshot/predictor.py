@@ -70,7 +70,8 @@ class Predictor:
                 f"{path / 'adapter_config.json'}: encoder and extra do not say what made the features; only adapters "
                 "of `crossgraft fewshot` can predict images"
             )
-        encoder = load_encoder(model or trained["name"], device=device, dtype=dtype or trained["dtype"])
+        draft = bool(trained.get("draft", False))
+        encoder = load_encoder(model or trained["name"], device=device, dtype=dtype or trained["dtype"], draft=draft)
         if encoder.device.type == "cpu":
             keep_freed_memory()
         classifier = load_classifier(path, encoder_fingerprint=encoder.fingerprint)

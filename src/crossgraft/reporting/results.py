@@ -39,12 +39,7 @@ def few_shot_results(
         "protocol": protocol,
         "seeds": seeds,
         "settings": settings,
-        "backbone": {
-            "name": encoder.name,
-            "fingerprint": encoder.fingerprint,
-            "dtype": str(encoder.dtype).removeprefix("torch."),
-            "device": str(encoder.device),
-        },
+        "backbone": encoder.identity | {"device": str(encoder.device)},
         "data": {"name": run.data.name, "fingerprint": run.data.fingerprint, "classes": len(run.data.classes)},
         "skipped_images": len(run.skipped),
         "warnings": run.warnings,
