@@ -78,7 +78,9 @@ def test_adapters_are_of_the_most_shots_and_the_first_seed(lite_run: tuple[Path,
     assert {path.name for path in (out / "adapters").iterdir()} == set(METHODS)
     for method in METHODS:
         config = json.loads((out / "adapters" / method / "adapter_config.json").read_text())
-        assert config["encoder"] == {key: document["backbone"][key] for key in ("name", "fingerprint", "dtype", "draft")}
+        assert config["encoder"] == {
+            key: document["backbone"][key] for key in ("name", "fingerprint", "dtype", "draft")
+        }
         extra = config["extra"]
         assert (extra["shots"], extra["seed"], extra["protocol"], extra["key"]) == (4, 1, "none", "feature")
         assert len(extra["support"]) == 12
