@@ -37,11 +37,11 @@ def test_one_number_of_shots_has_test_sets_across() -> None:
         record("xmadapter", 4, test=[70.0, 72.0], fluent=[39.0, 40.0]),
     )
     lines = text.splitlines()
-    assert "accuracy in %, 4 shots (pocket-lite, protocol min4, seeds 1, 2) method test fluent" in " ".join(
+    assert "accuracy in %, 4 shots (pocket-lite, protocol min4, seeds 1, 2) method test fluent shift" in " ".join(
         text.split()
     )
-    assert any(line.split() == ["method", "test", "fluent"] for line in lines)
-    assert any(line.split() == ["xmadapter", "71.0", "±1.4", "39.5", "±0.7"] for line in lines)
+    assert any(line.split() == ["method", "test", "fluent", "shift"] for line in lines)
+    assert any(line.split() == ["xmadapter", "71.0", "±1.4", "39.5", "±0.7", "-31.5"] for line in lines)
     assert any(line.split() == ["xmadapter", "0.500", "0.250", "42", "12,345", "1.23"] for line in lines)
     assert sum(line.startswith("cost at 4 shots") for line in lines) == 1
 
@@ -54,6 +54,8 @@ def test_several_numbers_of_shots_have_a_table_a_test_set() -> None:
     assert sum("accuracy in % on test, by shots" in line for line in lines) == 1
     assert sum("accuracy in % on twemoji, by shots" in line for line in lines) == 1
     assert sum(line.split() == ["method", "1", "2", "4", "8", "all"] for line in lines) == 2
+    assert sum(line.split() == ["method", "test", "twemoji", "shift"] for line in lines) == 1
+    assert any(line.split() == ["xmadapter", "55.5", "±7.8", "99.5", "±0.7", "+44.0"] for line in lines)
     assert max(map(len, lines)) <= 80
     assert "…" not in text
     assert "cost at all photos" in text

@@ -10,28 +10,26 @@ from rich.table import Table
 
 
 def few_shot_tables(document: dict[str, Any]) -> list[Table]:
-    """Accuracy, a row a method: for one number of shots one table, test sets across; for several one table a test set,
-    shots across. Then one table of costs at the largest number of shots."""
+    """Accuracy, a row a method: for several numbers of shots one table a test set, shots across; then, at the largest,
+    test sets across, with what the shift from the first to the others costs; then a table of costs."""
     runs = document["runs"]
     shots = list(dict.fromkeys(run["shots"] for run in runs))
     tests = list(runs[0]["metrics"])
     seeds = ", ".join(map(str, document["seeds"]))
     setting = f"{escape(document['backbone']['name'])}, protocol {document['protocol']}, seeds {seeds}"
+    last = [run for run in runs if run["shots"] == shots[-1]]
     tables = []
-    if tests and len(shots) == 1:
-        tables = [
-            _accuracy_table(
-                f"accuracy in %, {_shots(shots[0])} ({setting})", runs, [(test, shots[0], test) for test in tests]
-            )
-        ]
-    elif tests:
+    if len(shots) > 1:
         tables = [
             _accuracy_table(
                 f"accuracy in % on {escape(test)}, by shots ({setting})", runs, [(str(k), k, test) for k in shots]
             )
             for test in tests
         ]
-    return [*tables, _cost_table(f"cost at {_shots(shots[-1])}", [run for run in runs if run["shots"] == shots[-1]])]
+    if len(tests) > 1 or (tests and len(shots) == 1):
+        title = f"accuracy in %, {_shots(shots[-1])} ({setting})"
+        tables.append(_accuracy_table(title, last, [(test, shots[-1], test) for test in tests], shift=len(tests) > 1))
+    return [*tables, _cost_table(f"cost at {_shots(shots[-1])}", last)]
 
 
 def _table(title: str, headings: list[str]) -> Table:
@@ -42,9 +40,11 @@ def _table(title: str, headings: list[str]) -> Table:
     return table
 
 
-def _accuracy_table(title: str, runs: list[dict[str, Any]], columns: list[tuple[str, Any, str]]) -> Table:
-    """`columns`: heading, shots, test set. The best of a column is bold."""
-    table = _table(title, [heading for heading, _, _ in columns])
+def _accuracy_table(
+    title: str, runs: list[dict[str, Any]], columns: list[tuple[str, Any, str]], *, shift: bool = False
+) -> Table:
+    """`columns`: heading, shots, test set. The best of a column is bold. `shift`: mean of the others less the first."""
+    table = _table(title, [heading for heading, _, _ in columns] + ["shift"] * shift)
     cell = {
         (run["method"], run["shots"], test): run["metrics"][test]["accuracy"] for run in runs for test in run["metrics"]
     }
@@ -57,6 +57,9 @@ def _accuracy_table(title: str, runs: list[dict[str, Any]], columns: list[tuple[
             spread = f" ±{accuracy['std']:.1f}" if len(accuracy["per_seed"]) > 1 else ""
             text = f"{accuracy['mean']:.1f}{spread}"
             texts.append(f"[bold]{text}[/bold]" if accuracy["mean"] == top else text)
+        if shift:
+            first, *others = (cell[method, k, test]["mean"] for _, k, test in columns)
+            texts.append(f"{sum(others) / len(others) - first:+.1f}")
         table.add_row(method, *texts)
     return table
 
