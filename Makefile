@@ -19,7 +19,7 @@ models: $(READY)
 	$(BIN)/crossgraft models pull pocket
 
 demo: models
-	$(BIN)/crossgraft fewshot demo/emoji/noto.json --model pocket-lite --method all --shots 1,2,4,8 --protocol min4 \
+	$(BIN)/crossgraft fewshot demo/emoji/noto.json --model pocket-lite --method all --shots 1,2,4 --protocol min4 \
 		--test demo/emoji/fluent.json --test demo/emoji/twemoji.json --out runs/demo
 	$(BIN)/crossgraft predict runs/demo/adapters/xmadapter demo/emoji/fluent/fruit/*.webp
 
@@ -36,7 +36,7 @@ DATA ?= demo/emoji/noto.json
 bench: models
 	$(BIN)/python benchmarks/preprocess.py
 	$(BIN)/python benchmarks/encode.py
-	$(BIN)/python benchmarks/fewshot.py $(DATA) --model pocket-lite --shots 1,2,4,8
+	$(BIN)/python benchmarks/fewshot.py $(DATA) --model pocket-lite --shots 1,2,4
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info src/*.egg-info

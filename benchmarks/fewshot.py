@@ -23,7 +23,7 @@ from crossgraft.fewshot.run import Fit, run_fewshot
 from crossgraft.files import write_json
 from crossgraft.home import home
 from crossgraft.reporting.results import few_shot_results
-from crossgraft.reporting.table import few_shot_tables
+from crossgraft.reporting.table import few_shot_tables, setting
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = [1, 2, 3]
@@ -55,7 +55,7 @@ def main() -> None:
     run = run_fewshot(
         data,
         encoder,
-        home() / "features" / f"{encoder.name}-{encoder.fingerprint[:12]}-{arguments.dtype}",
+        home() / "features" / f"{Path(encoder.name).name}-{encoder.fingerprint[:12]}-{arguments.dtype}",
         methods=arguments.methods.split(","),
         shots=[int(k) for k in arguments.shots.split(",")],
         seeds=SEEDS,
@@ -66,8 +66,9 @@ def main() -> None:
     document = few_shot_results(run, encoder, protocol=arguments.protocol, seeds=SEEDS, settings={"key": "feature"})
     document["machine"] = {"processor": platform.machine(), "cpu_count": os.cpu_count(), "device": str(encoder.device)}
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"fewshot-{arguments.name or data.name}-{encoder.name}-{arguments.protocol}.json"
+    target = RESULTS / f"fewshot-{arguments.name or data.name}-{Path(encoder.name).name}-{arguments.protocol}.json"
     write_json(target, document)
+    console.print(setting(document), markup=False)
     for table in few_shot_tables(document):
         console.print(table)
     console.print(f"written: {target}")

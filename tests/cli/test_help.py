@@ -89,7 +89,7 @@ def test_an_interrupted_command_can_be_run_again(colours: Path, tiny_clip: Path,
     arguments = ["features", colours, "--model", tiny_clip, "--out", tmp_path / "out", "--json"]
     stopped = subprocess.run([sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True)
     assert (stopped.returncode, stopped.stdout) == (130, "")
-    assert stopped.stderr.splitlines()[-1] == "interrupted; run the same command again to go on where it stopped"
+    assert stopped.stderr.splitlines()[-1] == "interrupted; run the same command again: what was encoded is kept"
     assert "Traceback" not in stopped.stderr
     again = subprocess.run([sys.executable, "-m", "crossgraft.cli.main", *arguments], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr

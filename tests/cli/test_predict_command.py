@@ -100,8 +100,11 @@ def test_a_broken_image_among_good_ones_costs_itself(cli: Cli, adapters: Path, c
 
 
 def test_broken_images_alone_are_bad_input(cli: Cli, adapters: Path, tmp_path: Path) -> None:
-    error = cli("predict", adapters / "linear-probe", tmp_path / "absent.png", "--json").error
+    error = cli("predict", adapters / "linear-probe", tmp_path / "absent.png").error
     assert error == f"no image could be read: {tmp_path / 'absent.png'}: no such file"
+    for_scripts = cli("predict", adapters / "linear-probe", tmp_path / "absent.png", "--json")
+    assert for_scripts.code == 2
+    assert for_scripts.json["predictions"][0]["error"] == "no such file"
 
 
 def test_a_file_name_that_is_not_utf_8(cli: Cli, adapters: Path, colours: Path, tmp_path: Path) -> None:

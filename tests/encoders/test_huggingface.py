@@ -152,3 +152,12 @@ def test_the_fingerprint_does_not_change_with_place_or_precision(folder: Path, t
     fingerprint = encoder_of(folder).fingerprint
     assert len(fingerprint) == 64
     assert encoder_of(copy).fingerprint == encoder_of(folder, "bfloat16").fingerprint == fingerprint
+
+
+def test_the_fingerprint_changes_with_the_vocabulary(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    text = (copy / "tokenizer.json").read_text()
+    swapped = text.replace('"red"', '"#"').replace('"green"', '"red"').replace('"#"', '"green"')
+    assert swapped != text
+    (copy / "tokenizer.json").write_text(swapped)
+    assert encoder_of(copy).fingerprint != encoder_of(folder).fingerprint

@@ -34,10 +34,15 @@ def test_an_unknown_dtype_is_refused() -> None:
         load_encoder("pocket-lite", dtype="float16")
 
 
-@pytest.mark.parametrize("name", ["nobody/no-such-model", "pocket_clip", "./nowhere", "a b", "", "x" * 300])
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "./nowhere", "a b", "", "x" * 300])
 def test_a_name_that_nothing_has_is_refused_with_what_there_is(name: str) -> None:
     with pytest.raises(InputError, match="no pocket model \\(pocket-clip, pocket-lite\\)"):
         load_encoder(name, device="cpu")
+
+
+def test_a_misspelt_pocket_model_is_recognised() -> None:
+    with pytest.raises(InputError, match="no model 'pocket_clip': did you mean pocket-clip"):
+        load_encoder("pocket_clip", device="cpu")
 
 
 @pytest.mark.parametrize("config", [BertConfig(), CLIPVisionConfig(), Siglip2Config()], ids=lambda c: c.model_type)

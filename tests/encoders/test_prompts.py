@@ -32,7 +32,7 @@ def test_any_template_with_one_place_and_any_class_name_work(around: str, name: 
     template = "{" + around.replace("{}", "") + "} {} {0.__class__} {"
     if template.count("{}") == 1:
         before, after = template.split("{}")
-        assert Prompts((template,)).texts([name]) == [[before + name.replace("_", " ") + after]]
+        assert Prompts((template,)).texts([name]) == [[before + " ".join(name.replace("_", " ").split()) + after]]
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "{0}", ""])
@@ -94,3 +94,9 @@ def test_a_class_embedding_is_the_unit_mean_of_its_texts(tiny_clip: Path) -> Non
         mean = torch.stack([encoder.encode_texts([text])[0] for text in texts]).mean(0)
         expected.append(mean / mean.norm())
     torch.testing.assert_close(prompts.encode(encoder, classes), torch.stack(expected), rtol=0, atol=1e-5)
+
+
+def test_classes_without_a_description_are_named() -> None:
+    prompts = Prompts(descriptions={"Car side": ("wheels",)})
+    assert prompts.undescribed(["car_side", "ant"]) == ["ant"]
+    assert Prompts().undescribed(["ant"]) == []

@@ -14,7 +14,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot import METHODS, FewShotClassifier, get_method
+from crossgraft.fewshot import METHODS, FewShotClassifier, ZeroShot, get_method
+from crossgraft.fewshot.features import Support
+from crossgraft.fewshot.threads import SMALL
 
 torch.set_num_threads(1)
 
@@ -208,7 +210,11 @@ def test_bad_hyperparameters_are_refused() -> None:
     for name, params, message in [
         ("tip-adapter", {"alpha": "much"}, "alpha='much'"),
         ("tip-adapter", {"beta": float("nan")}, "beta='nan'"),
-        ("proker", {"lam": -5.0}, "larger lam"),
+        ("proker", {"lam": -5.0}, "lam=-5.0; expected more than 0"),
+        ("linear-probe", {"C": 0}, "C=0; expected more than 0"),
+        ("xmadapter", {"eta": -1}, "eta=-1; expected at least 0"),
+        ("xmadapter", {"reduction": 0}, "reduction=0; expected at least 1"),
+        ("xmadapter", {"mask": "no"}, "mask='no'; expected true or false"),
         ("xmadapter", {"ratio": "half"}, "ratio='half'"),
         ("xmadapter", {"ratio": 1.5}, "ratio=1.5"),
         ("xmadapter", {"reduction": 2.5}, "reduction='2.5'"),
@@ -244,3 +250,23 @@ def test_single_query_and_integer_labels() -> None:
     classifier = make("proker").fit(P.X, rows)
     assert classifier.predict(P.Q[:1]).dtype == rows.dtype
     assert classifier.decision_function(P.Q[:1]).shape == (1, 4)
+
+
+@pytest.mark.parametrize("columns", [8, SMALL])
+def test_small_problems_are_computed_in_one_thread(columns: int) -> None:
+    seen = []
+
+    class Spy(ZeroShot):
+        def _fit(self, support: Support) -> int:
+            seen.append(torch.get_num_threads())
+            return super()._fit(support)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        X = np.random.default_rng(0).normal(size=(4, columns)).astype(np.float32)
+        Spy().fit(X, [0, 0, 1, 1])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1 if columns == 8 else 2]

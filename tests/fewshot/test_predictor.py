@@ -198,3 +198,20 @@ def test_an_adapter_of_another_width_is_refused(
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="16 features"):
         Predictor.load(folder, device="cpu")(split.paths[:1])
+
+
+def test_one_image_has_to_be_in_a_list(adapters: dict[str, Path], colours: Path) -> None:
+    predictor = Predictor.load(adapters["zero-shot"], device="cpu")
+    photo = colours / "red" / "0_6.png"
+    for one in (photo, str(photo), Image.open(photo)):
+        with pytest.raises(InputError, match="expected a list of images"):
+            predictor(one)  # type: ignore[arg-type]
+    assert [p.image for p in predictor([Image.open(photo)] * 6)] == [f"image {i}" for i in range(6)]
+
+
+def test_an_output_folder_means_the_adapter_of_its_last_run(adapters: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(adapters["zero-shot"].parent, tmp_path / "adapters")
+    (tmp_path / "adapters" / ".proker.0.tmp").mkdir()
+    (tmp_path / "adapters" / ".proker.0.tmp" / "adapter_config.json").touch()
+    (tmp_path / "results.json").write_text('{"method": "linear-probe"}')
+    assert adapter_folder(tmp_path) == tmp_path / "adapters" / "linear-probe"

@@ -196,7 +196,7 @@ def test_protocols_that_the_data_does_not_allow_are_refused(data: ImageData, enc
         start(data, encoder, store, protocol="full")
     with pytest.raises(InputError, match="protocol 'best' is unknown"):
         start(data, encoder, store, protocol="best")
-    with pytest.raises(InputError, match="shots all leaves no image"):
+    with pytest.raises(InputError, match="shots all leaves nothing to validate on"):
         start(data, encoder, store, protocol="min4", shots=["all"])
 
 
@@ -214,7 +214,7 @@ def test_all_photos_leave_nothing_to_test_on_unless_tests_are_given(
     (fit,) = start(data, encoder, store, shots=["all"], tests=others).fits
     assert list(fit.metrics) == ["a", "b"]
     assert start(with_splits(data), encoder, store, tests=others).fits[0].metrics.keys() == {"test", "a", "b"}
-    with pytest.raises(InputError, match="test set 'a' is empty or named twice"):
+    with pytest.raises(InputError, match="test set 'a' is empty, or another one has its name"):
         start(data, encoder, store, tests=[others[0], others[0]])
 
 
@@ -224,7 +224,26 @@ def test_a_test_set_that_repeats_a_support_photo_is_reported(
     copy = make_colours(tmp_path / "copies", 1, seed=9)
     shutil.copy(colours / "red" / "0_0.png", copy / "red" / "again.png")
     run = start(data, encoder, store, shots=["all"], seeds=[1, 2], tests=[load_test_data(copy, data.classes)])
-    assert run.warnings == ["1 image(s) of test set 'copies' are byte for byte in a support"]
+    assert run.warnings == [
+        "no photo of colours is left to test on; only the other test sets are scored",
+        "test set 'copies': 1 image(s) are byte for byte in the largest support",
+    ]
+
+
+def test_photos_that_are_left_are_tested_on_beside_other_test_sets(
+    data: ImageData, encoder: Encoder, store: Path, tmp_path: Path
+) -> None:
+    other = load_test_data(make_colours(tmp_path / "other", 2, seed=5), data.classes)
+    run = start(data, encoder, store, shots=[1, 2], tests=[other])
+    assert all(list(fit.metrics) == ["test", "other"] for fit in run.fits)
+    assert run.warnings == []
+
+
+def test_a_parameter_is_either_set_or_searched(data: ImageData, encoder: Encoder, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(InputError, match="beta of proker: set, and searched by protocol min4"):
+        start(data, encoder, store, methods=["proker"], shots=[1], protocol="min4", params={"beta": 2.0})
+    assert not store.exists()
 
 
 # -- bad input
@@ -263,7 +282,7 @@ def test_a_test_set_of_bad_images_only_is_refused(
 ) -> None:
     (tmp_path / "bad" / "red").mkdir(parents=True)
     (tmp_path / "bad" / "red" / "x.png").write_bytes(b"x")
-    with pytest.raises(InputError, match="no image of a test set can be read"):
+    with pytest.raises(InputError, match="no image of test set 'bad' can be read"):
         start(data, encoder, store, tests=[load_test_data(tmp_path / "bad", data.classes)])
 
 

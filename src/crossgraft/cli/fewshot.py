@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +14,7 @@ from crossgraft.errors import InputError
 
 if TYPE_CHECKING:
     from crossgraft.encoders.base import Encoder
-    from crossgraft.fewshot.run import FewShotRun
+    from crossgraft.fewshot.run import FewShotRun, Fit
 
 
 def fewshot(
@@ -71,6 +72,11 @@ def fewshot(
     tests = [load_test_data(path, images.classes) for path in test or []]
     prompt_set = Prompts.read(prompts) if prompts else Prompts()
     prompt_set.texts(images.classes)
+    if undescribed := prompt_set.undescribed(images.classes):
+        names = ", ".join(undescribed[:5]) + (", ..." if len(undescribed) > 5 else "")
+        say(
+            f"note: {prompts} has no description of {names}; the templates alone speak for {len(undescribed)} class(es)"
+        )
     encoder = load_encoder(model, device=device, dtype=dtype, draft=draft)
     folder = store or home() / "features" / f"{Path(model).name}-{encoder.fingerprint[:12]}-{dtype}"
     run = run_fewshot(
@@ -87,6 +93,7 @@ def fewshot(
         views=views,
         params=params,
         workers=workers,
+        on_fit=_Progress(len(methods) * len(wanted) * len(seed_list)),
     )
     settings = {
         "key": key,
@@ -96,11 +103,27 @@ def fewshot(
         "set": params,
     }
     document = few_shot_results(run, encoder, protocol=protocol, seeds=seed_list, settings=settings)
-    out.mkdir(parents=True, exist_ok=True)
-    _save_adapters(run, encoder, out / "adapters", settings | {"protocol": protocol})
-    write_json(out / "results.json", document)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made ({error.strerror}); give another folder") from error
+    write_json(out / "results.json", document)  # before the adapters: the costly part
     write_json(out / "skipped.json", run.skipped)
+    _save_adapters(run, encoder, out / "adapters", settings | {"protocol": protocol})
     _report(document, run, out, as_json)
+
+
+class _Progress:
+    """Says on stderr how far the fits are, every two seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.said = total, 0, time.monotonic()
+
+    def __call__(self, fit: Fit) -> None:
+        self.done += 1
+        if time.monotonic() - self.said > 2:
+            self.said = time.monotonic()
+            say(f"fitted {self.done} of {self.total}: {fit.method}, {fit.shots} shots, seed {fit.seed}")
 
 
 def _save_adapters(run: FewShotRun, encoder: Encoder, folder: Path, settings: dict[str, Any]) -> None:
@@ -129,11 +152,12 @@ def _report(document: dict[str, Any], run: FewShotRun, out: Path, as_json: bool)
         return
     from rich.console import Console
 
-    from crossgraft.reporting.table import few_shot_tables
+    from crossgraft.reporting.table import few_shot_tables, setting
 
     console = Console()
     if not document["runs"][0]["metrics"]:
         say("every photo went into the classifier, so nothing is left to test it on (give --test, or fewer --shots)")
+    console.print(setting(document), markup=False, highlight=False)
     for table in few_shot_tables(document):
         console.print(table)
     say(f"results: {out / 'results.json'}; classifiers: {out / 'adapters'} (use with `crossgraft predict`)")

@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:  # typer has turned a KeyboardInterrupt into this
         if end.code == INTERRUPTED:
-            print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+            print("interrupted; run the same command again: what was encoded is kept", file=sys.stderr)
         raise
 
 

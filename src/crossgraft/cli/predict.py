@@ -31,8 +31,6 @@ def predict(
 
     predictor = Predictor.load(adapter, model=model, device=device)
     predictions = predictor(images, top=top, explain=explain)
-    if all(prediction.error for prediction in predictions):
-        raise InputError("no image could be read: " + "; ".join(f"{p.image}: {p.error}" for p in predictions))
     support = predictor.config["extra"].get("support", [])
     if as_json:
         print_json(
@@ -42,14 +40,20 @@ def predict(
                 "predictions": [_plain(p, support) for p in predictions],
             }
         )
-        return
+    else:
+        _print(predictions, support)
+    if all(prediction.error for prediction in predictions):
+        raise InputError("no image could be read: " + "; ".join(f"{p.image}: {p.error}" for p in predictions))
+
+
+def _print(predictions: list[Prediction], support: list[str]) -> None:
     for prediction in predictions:
         if prediction.error:
             say(f"{prediction.image}: skipped, {prediction.error}")
             continue
         ranked = ", ".join(f"{name} {value:.1%}" for name, value in prediction.probabilities.items())
         typer.echo(f"{prediction.image}: {ranked}")
-        if explain:
+        if prediction.evidence:
             _print_evidence(_plain(prediction, support)["evidence"])
 
 

@@ -170,7 +170,9 @@ def _encode(encoder: Encoder, pixels: dict[str, Tensor], job: ShardJob) -> dict[
 def encode_in_processes(
     job: ShardJob, workers: int, factory: Callable[[], Encoder], report: Callable[[int], None]
 ) -> set[str]:
-    """`encode_shards` in so many new processes, each with its own encoder from `factory` and every workers-th shard.
+    """`encode_shards` in at most so many new processes, each with its own encoder from `factory` and every workers-th
+    shard. A process has its share of the cores however few shards are left: torch sums in another order with another
+    number of threads, and a resumed store has the bytes of an uninterrupted one.
 
     Raises CrossgraftError if a process dies (killed for memory, say); the shards that were finished stay.
     """
@@ -178,7 +180,7 @@ def encode_in_processes(
     crew: list[tuple[connection.Connection, BaseProcess]] = []
     vanished: set[str] = set()
     try:
-        for i in range(workers):
+        for i in range(min(workers, len(job.shards))):
             mine = job.shards[i::workers]
             sources = {h: job.sources[h] for number in mine for h in job.plan.shards[number]}
             receiver, sender = context.Pipe(duplex=False)

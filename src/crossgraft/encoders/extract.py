@@ -57,6 +57,7 @@ def extract(
     shard_size: int = 128,
     workers: int = 1,
     progress: bool = True,
+    wait: bool = False,
     encoder_factory: Callable[[], Encoder] | None = None,
 ) -> Extraction:
     """Encode images into the feature store in folder `out`; what is there already is not encoded again.
@@ -72,6 +73,7 @@ def extract(
         shard_size: images a shard. At most this much work is lost when a run is killed.
         workers: processes that encode, each with its own copy of the encoder and its share of the cores.
         progress: show progress on stderr if the work is likely to take over two seconds.
+        wait: if another run is writing to `out`, wait until it is done; else that is an error.
         encoder_factory: a picklable function that makes the encoder in a worker process; default `load_encoder` with
             the encoder's name, device and dtype.
 
@@ -91,7 +93,7 @@ def extract(
     elif batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
 
-    with _sole_writer(out), Meter(progress) as meter:
+    with _sole_writer(out, wait), Meter(progress) as meter:
         store = _open_or_begin(out, encoder, views, grid)
         found = set(store.hashes)
         hashes, unusable = _hash_files(paths, out, meter)
@@ -102,9 +104,8 @@ def extract(
             store = _extend_plan(store, list(sources), shard_size)
             job = ShardJob(out, store.plan, store.pending, sources, batch_size, os.cpu_count() or 1)
             meter.start("encoding", sum(len(store.plan.shards[number]) for number in store.pending))
-            crew = min(workers, len(store.pending))
-            if crew > 1:
-                vanished = encode_in_processes(job, crew, encoder_factory or _loader(encoder), meter.advance)
+            if workers > 1 and store.pending:
+                vanished = encode_in_processes(job, workers, encoder_factory or _loader(encoder), meter.advance)
             else:
                 vanished = encode_shards(job, encoder, meter.advance)
             store = FeatureStore.open(out)
@@ -131,7 +132,7 @@ def extract(
 
 
 @contextmanager
-def _sole_writer(out: Path) -> Iterator[None]:
+def _sole_writer(out: Path, wait: bool) -> Iterator[None]:
     """Create the folder, lock it against a second writer, and remove what a killed one was writing."""
     try:
         foreign = {entry.name for entry in out.iterdir()} - _OWN_FILES if out.exists() else set()
@@ -141,7 +142,7 @@ def _sole_writer(out: Path) -> Iterator[None]:
         (out / "lock").touch()
     except OSError as error:
         raise InputError(f"{out}: cannot hold a feature store ({error.strerror}); give a folder to write to") from error
-    with exclusive(out / "lock"):
+    with exclusive(out / "lock", wait=wait):
         for folder in (out, out / "shards"):
             for stray in filter(lambda file: _STRAY.fullmatch(file.name), folder.iterdir()):
                 stray.unlink()

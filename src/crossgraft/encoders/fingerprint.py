@@ -10,6 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# What changes features and is in no weight. Not the whole configuration: it holds the folder's name and transformers'
+# version.
+ARCHITECTURE = ("hidden_act", "num_attention_heads", "layer_norm_eps", "patch_size", "eos_token_id")
+
+
+def architecture(config: Any) -> dict[str, Any]:
+    """What of a tower's configuration its weights do not show."""
+    return {key: getattr(config, key, None) for key in ARCHITECTURE}
+
 
 def fingerprint(weights: Mapping[str, Tensor], settings: Any) -> str:
     """SHA-256 (hex) over weights (name, shape, bytes, as loaded in float32) and JSON settings such as preprocessing."""

@@ -10,14 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.encoders.base import Encoder, ImageFeatures
-from crossgraft.encoders.fingerprint import fingerprint
+from crossgraft.encoders.fingerprint import architecture, fingerprint
 from crossgraft.encoders.preprocess import Preprocess
 from crossgraft.encoders.text import encode_in_batches
 
 FAMILIES = ("clip", "siglip")
-# What changes features and is in no weight. Not the whole configuration: it holds the folder's name and transformers'
-# version.
-ARCHITECTURE = ("hidden_act", "num_attention_heads", "layer_norm_eps", "patch_size", "eos_token_id")
 
 
 class HuggingFaceEncoder(Encoder):
@@ -34,8 +31,7 @@ class HuggingFaceEncoder(Encoder):
         self.name = name
         self.preprocess = preprocess
         towers = (model.config.vision_config, model.config.text_config)
-        architecture = [{key: getattr(tower, key, None) for key in ARCHITECTURE} for tower in towers]
-        settings = [model.config.model_type, architecture, preprocess.to_dict()]
+        settings = [model.config.model_type, *map(architecture, towers), tokenizer.get_vocab(), preprocess.to_dict()]
         self.fingerprint = fingerprint(model.state_dict(), settings)
         self.device, self.dtype = device, dtype
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", dra
         from crossgraft.encoders.pocket import PocketEncoder
 
         return PocketEncoder(name, Path(name), device=where, dtype=DTYPES[dtype], draft=draft)
+    near = difflib.get_close_matches(name, POCKET_MODELS, n=1, cutoff=0.7)
+    if near and not Path(name).exists():
+        raise InputError(f"no model {name!r}: did you mean {near[0]}?")
     return _load_huggingface(name, where, DTYPES[dtype], draft)
 
 
@@ -56,7 +60,9 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.zeros(1, device=name)
+        device.cpu()  # "meta" holds no numbers
+        return device.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"device {name!r} cannot be used here ({_first_line(error)}); choose auto, cpu, cuda, cuda:0, mps, ..."

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from crossgraft.encoders.base import Encoder, ImageFeatures
 from crossgraft.encoders.efficientnet_lite import HEAD_WIDTH, EfficientNetLite0
-from crossgraft.encoders.fingerprint import fingerprint
+from crossgraft.encoders.fingerprint import architecture, fingerprint
 from crossgraft.encoders.preprocess import Preprocess
 from crossgraft.encoders.text import encode_in_batches
 from crossgraft.errors import InputError
@@ -163,7 +163,12 @@ class PocketEncoder(Encoder):
         self.feature_dim, self.grid_shape = tower.feature_dim, tower.grid_shape
         weights = nn.ModuleDict({"vision": tower, "text": text, "alignment": alignment}).state_dict()
         self.n_parameters = sum(tensor.numel() for tensor in weights.values())
-        self.fingerprint = fingerprint(weights, [preprocess.to_dict(), settings])
+        configured = [module for module in (*tower.children(), text.model) if hasattr(module, "config")]
+        towers = [architecture(module.config) for module in configured]
+        vocabulary = text.tokenizer.get_vocab()
+        self.fingerprint = fingerprint(
+            weights, [manifest["vision"], towers, vocabulary, preprocess.to_dict(), settings]
+        )
         self._tower = tower.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._text = text.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._alignment = alignment.to(device)

@@ -68,13 +68,18 @@ class Prompts:
         if known and not any(_plain(name) in known for name in classes):
             raise InputError(f"no description fits any class: they are for {', '.join(sorted(known)[:5])}, ...")
         result = [
-            [template.replace("{}", name.replace("_", " ")) for template in self.templates]
+            [template.replace("{}", prompt_name(name)) for template in self.templates]
             + list(known.get(_plain(name), ()))
             for name in classes
         ]
         if empty := [name for name, texts in zip(classes, result, strict=True) if not texts]:
             raise InputError(f"no templates, and no description for: {', '.join(empty[:5])}")
         return result
+
+    def undescribed(self, classes: Sequence[str]) -> list[str]:
+        """The classes that only templates speak for, though other classes have descriptions."""
+        known = {_plain(name) for name in self.descriptions}
+        return [name for name in classes if known and _plain(name) not in known]
 
     def encode(self, encoder: Encoder, classes: Sequence[str]) -> Tensor:
         """Class text embeddings (N, d), unit length, on the encoder's device."""
@@ -84,8 +89,13 @@ class Prompts:
         return functional.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
 
+def prompt_name(class_name: str) -> str:
+    """The class name as it goes into a prompt: "car_side" -> "car side"."""
+    return " ".join(class_name.replace("_", " ").split())
+
+
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()
+    return prompt_name(name).casefold()
 
 
 def _texts(value: Any) -> bool:

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from crossgraft.errors import InputError
 from crossgraft.fewshot.features import Support, blocks, class_means, many_classes, read_features, unit
+from crossgraft.fewshot.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Candidates:
     params: Sequence[dict[str, float]]
     score: Callable[[Tensor, Tensor], Iterator[Tensor]]
     state: dict[str, Tensor] = field(default_factory=dict)
+
+
+# What a hyperparameter of this name may be, in every method that has it. No use has been found beyond these.
+_AT_LEAST = {"alpha": 0, "beta": 0, "beta_i": 0, "beta_t": 0, "eta": 0, "epochs": 0, "batch_size": 1, "reduction": 1}
+_ABOVE_ZERO = {"C", "lam", "lr", "logit_scale"}
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -105,6 +111,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(str(error)) from error
         assert y is not None
         device = torch.device(self.device) if self.device is not None else features.device
+        if device.type == "mps":  # it has no float64
+            features = features.float()
         features = features.to(device)
         text = None if self.text is None else self._read_text(features)
         self.classes_ = self._read_classes(y, text)
@@ -116,7 +124,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.text_ = text
         # Kept for `tune`, where a setting may need a new solve; never saved.
         self._support = Support(embedding, key, labels, text)
-        with torch.enable_grad():
+        with torch.enable_grad(), threads_for(key):
             self.n_parameters_ = self._fit(self._support)
         for name in self.state:
             # A saved tensor comes back contiguous, and the layout shows in the last bit of a product.
@@ -147,8 +155,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def tune(self, X_val: Any, y_val: Any) -> Self:
         """Set the hyperparameters of `grid` by accuracy on validation samples (ties: lower cross-entropy), in place.
 
-        Call it after `fit`. What was trained stays; only what the settings touch is scored or solved again. A method
-        without a grid returns unchanged.
+        Call it after `fit`, in the same process. Only what the settings touch is scored, solved or (`TrainedCache`)
+        trained again. A method without a grid returns unchanged.
 
         Raises:
             InputError: bad features or labels, sealed test labels, or a classifier that was loaded and not fitted here.
@@ -159,7 +167,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("tune needs the support, which is not saved: call fit first, in this process")
         embedding, key = self._queries(X_val, y_val)
         labels = self._encode(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel()).to(key.device)
-        self._search(embedding, key, labels)
+        with threads_for(self._support.key):
+            self._search(embedding, key, labels)
         return self
 
     # -- shared parts -------------------------------------------------------------------------------------------------
@@ -184,10 +193,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 setattr(self, name, value.contiguous())
 
     def check_params(self) -> None:
-        """Raise InputError for a hyperparameter that should be a finite (or whole) number and is not."""
+        """Raise InputError for a hyperparameter that is of the wrong kind, or out of its range."""
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value: Any = getattr(self, name)
             default = parameter.default
+            if isinstance(default, bool) and not isinstance(value, bool | np.bool_):
+                raise InputError(f"{name}={str(value)[:40]!r}; expected true or false")
             if name == "random_state" or isinstance(default, bool) or not isinstance(default, int | float):
                 continue
             whole = isinstance(default, int)
@@ -195,6 +206,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             # Compared with the largest float, because a whole number can be too large to become one.
             if not right or not -sys.float_info.max <= value <= sys.float_info.max:
                 raise InputError(f"{name}={str(value)[:40]!r}; expected a {'whole' if whole else 'finite'} number")
+            if name in _AT_LEAST and value < _AT_LEAST[name]:
+                raise InputError(f"{name}={value}; expected at least {_AT_LEAST[name]}")
+            if name in _ABOVE_ZERO and value <= 0:
+                raise InputError(f"{name}={value}; expected more than 0")
 
     def _queries(self, X: Any, y: Any = "no_validation") -> tuple[Tensor, Tensor]:
         """Read X as unit (embedding (n, d), key (n, f)) where the fitted state lives, in its precision."""

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from crossgraft.encoders.prompts import prompt_name
 from crossgraft.errors import InputError
 from crossgraft.fewshot.data_formats import PARTS, Listing, name_list, read_listing
 
@@ -63,11 +64,6 @@ class HeldOut(NamedTuple):
 
     val: np.ndarray
     test: np.ndarray
-
-
-def prompt_name(class_name: str) -> str:
-    """The class name as it goes into a prompt: "car_side" -> "car side"."""
-    return " ".join(class_name.replace("_", " ").split())
 
 
 def load_data(data: Path | str, *, split: Path | str | None = None, root: Path | str | None = None) -> ImageData:

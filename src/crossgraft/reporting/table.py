@@ -15,21 +15,23 @@ def few_shot_tables(document: dict[str, Any]) -> list[Table]:
     runs = document["runs"]
     shots = list(dict.fromkeys(run["shots"] for run in runs))
     tests = list(runs[0]["metrics"])
-    seeds = ", ".join(map(str, document["seeds"]))
-    setting = f"{escape(document['backbone']['name'])}, protocol {document['protocol']}, seeds {seeds}"
     last = [run for run in runs if run["shots"] == shots[-1]]
     tables = []
     if len(shots) > 1:
         tables = [
-            _accuracy_table(
-                f"accuracy in % on {escape(test)}, by shots ({setting})", runs, [(str(k), k, test) for k in shots]
-            )
+            _accuracy_table(f"accuracy in % on {escape(test)}, by shots", runs, [(str(k), k, test) for k in shots])
             for test in tests
         ]
     if len(tests) > 1 or (tests and len(shots) == 1):
-        title = f"accuracy in %, {_shots(shots[-1])} ({setting})"
+        title = f"accuracy in %, {_shots(shots[-1])}"
         tables.append(_accuracy_table(title, last, [(test, shots[-1], test) for test in tests], shift=len(tests) > 1))
     return [*tables, _cost_table(f"cost at {_shots(shots[-1])}", last)]
+
+
+def setting(document: dict[str, Any]) -> str:
+    """One line over the tables: what they hold for."""
+    seeds = ", ".join(map(str, document["seeds"]))
+    return f"{document['backbone']['name']}, protocol {document['protocol']}, seeds {seeds}"
 
 
 def _table(title: str, headings: list[str]) -> Table:
