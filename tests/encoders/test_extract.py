@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_encoder import Interrupted, Killed, NanOnWhite, TinyEncoder, make_images, run, run_stuck
+from tiny_encoder import Interrupted, Killed, NanOnWhite, ThreadCounter, TinyEncoder, make_images, run, run_stuck
 
 from crossgraft.encoders.encode_shards import view_seed
 from crossgraft.encoders.extract import MAX_FILE_BYTES, extract
@@ -272,6 +272,20 @@ def test_two_processes_give_the_same_store_as_one(tmp_path: Path) -> None:
     two = run(paths, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert (one.hash_of, one.encoded) == (two.hash_of, two.encoded)
+
+
+def test_processes_that_resume_with_one_shard_left_compute_as_before(tmp_path: Path) -> None:
+    paths, out = make_images(tmp_path / "in", 8), tmp_path / "out"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(7)  # what this process would compute with
+    try:
+        extract(paths, ThreadCounter(), out, shard_size=4, workers=2, encoder_factory=ThreadCounter)
+        written = contents(out)
+        shard_path(out, 1).unlink()
+        extract(paths, ThreadCounter(), out, shard_size=4, workers=2, encoder_factory=ThreadCounter)
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(out) == written
 
 
 def test_a_killed_worker_is_reported_and_finished_shards_stay(tmp_path: Path) -> None:

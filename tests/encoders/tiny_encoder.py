@@ -57,6 +57,14 @@ class WideGrid(TinyEncoder):
         return features._replace(grid=wide * torch.linspace(-1, 1, 256) if grid else None)
 
 
+class ThreadCounter(TinyEncoder):
+    """Its features tell how many threads computed them, as the last bits of a real encoder's do."""
+
+    def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
+        features = super().encode_images(pixels, grid=grid)
+        return features._replace(feature=features.feature + torch.get_num_threads())
+
+
 class NanOnWhite(TinyEncoder):
     """Divides by zero for an all-white image."""
 
