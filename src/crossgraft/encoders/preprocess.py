@@ -34,7 +34,7 @@ class Preprocess:
     wide may differ by a few grey levels (1/255 before normalisation), because they are cut before resizing.
 
     With `draft=True` JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as twice the target size is left, and
-    torch resizes. Against `draft=False` that is 2 to 9 times as fast, and close: unscaled, one value in 200 is off by a
+    torch resizes. Against `draft=False` that is 2 to 4 times as fast, and close: unscaled, one value in 200 is off by a
     grey level or two (squashing a tall image: one in 5, as Pillow then resizes its height first); scaled, photographs
     are off by 0.2 grey levels on average, rarely by more than 3. `benchmarks/preprocess.py` measures both.
 
