@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from crossgraft.errors import InputError
 from crossgraft.fewshot import METHODS, get_method
 from crossgraft.fewshot.data import ImageSplit
-from crossgraft.fewshot.protocol import PROTOCOLS, SealedLabels, check_protocol, validation_indices
+from crossgraft.fewshot.protocol import PROTOCOLS, check_protocol, validation_indices
+from crossgraft.fewshot.sealed import SealedLabels
 
 P = problem()
 

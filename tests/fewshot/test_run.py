@@ -20,7 +20,7 @@ from crossgraft.encoders.prompts import Prompts
 from crossgraft.encoders.store import FeatureStore
 from crossgraft.errors import InputError
 from crossgraft.fewshot import METHODS, get_method
-from crossgraft.fewshot.data import ImageData, ImageSplit, load_data, load_test_data
+from crossgraft.fewshot.data import ImageData, ImageSplit, TestImages, load_data, load_test_data
 from crossgraft.fewshot.run import FewShotRun, Fit, run_fewshot
 
 
@@ -53,14 +53,14 @@ def with_splits(data: ImageData) -> ImageData:
         for part, chosen in (("train", rows[:4]), ("val", rows[4:6]), ("test", rows[6:])):
             parts[part] += chosen
     train, val, test = (data.train.take(rows) for rows in parts.values())
-    return replace(data, train=train, val=val, test=test)
+    return replace(data, train=train, val=val, test=test.sealed(data.classes))
 
 
-def score_by_hand(fit: Fit, encoder: Encoder, split: ImageSplit, classes: tuple[str, ...], key: str) -> float:
+def score_by_hand(fit: Fit, encoder: Encoder, test: TestImages, key: str) -> float:
     """Accuracy in percent of a fitted classifier, its features straight from the encoder."""
-    output = encoder.encode_images(torch.stack([encoder.preprocess(path) for path in split.paths]))
+    output = encoder.encode_images(torch.stack([encoder.preprocess(path) for path in test.paths]))
     X = output.embedding if key == "embedding" else torch.cat([output.embedding, output.feature], dim=1)
-    return float((fit.classifier.predict(X) == np.array(classes)[list(split.labels)]).mean() * 100)
+    return test.labels.score(fit.classifier.predict(X))["accuracy"]
 
 
 def test_every_method_shots_and_seed_is_fitted_on_nested_supports_and_scored_on_what_is_left(
@@ -77,7 +77,7 @@ def test_every_method_shots_and_seed_is_fitted_on_nested_supports_and_scored_on_
         assert [path.parent.name for path in fit.support] == sorted(["blue", "green", "red"] * int(fit.shots))
         left = [i for i, path in enumerate(data.train.paths) if path not in supports[3, fit.seed]]
         assert len(left) == 12
-        expected = score_by_hand(fit, encoder, data.train.take(left), data.classes, "feature")
+        expected = score_by_hand(fit, encoder, data.train.take(left).sealed(data.classes), "feature")
         assert fit.metrics["test"]["accuracy"] == pytest.approx(expected)
         assert fit.query_microseconds is not None
     for seed in (1, 2):
@@ -110,7 +110,7 @@ def test_the_key_decides_what_caches_compare(data: ImageData, encoder: Encoder, 
     assert fit.classifier.n_features_in_ == width
     test = with_splits(data).test
     assert test is not None
-    assert fit.metrics["test"]["accuracy"] == score_by_hand(fit, encoder, test, data.classes, key)
+    assert fit.metrics["test"]["accuracy"] == score_by_hand(fit, encoder, test, key)
 
 
 def test_texts_come_from_the_prompts_and_the_scale_from_the_encoder(

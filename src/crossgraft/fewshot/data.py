@@ -20,6 +20,7 @@ import numpy as np
 from crossgraft.encoders.prompts import prompt_name
 from crossgraft.errors import InputError
 from crossgraft.fewshot.data_formats import PARTS, Listing, name_list, read_listing
+from crossgraft.fewshot.sealed import SealedLabels
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,27 @@ class ImageSplit:
     def take(self, indices: Sequence[int] | np.ndarray) -> ImageSplit:
         """The images at these indices, in this order."""
         return ImageSplit(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices))
+
+    def sealed(self, classes: Sequence[str]) -> TestImages:
+        """These images as a test set: their labels, now class names, only score."""
+        return TestImages(self.paths, SealedLabels(np.array(classes)[list(self.labels)]))
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Test images, and the class names they show, sealed."""
+
+    __test__ = False  # no test case, whatever pytest thinks of the name
+
+    paths: tuple[Path, ...]
+    labels: SealedLabels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> TestImages:
+        """The images at these indices, in this order."""
+        return TestImages(tuple(self.paths[i] for i in indices), self.labels.take(indices))
 
 
 @dataclass(frozen=True)
@@ -54,7 +76,7 @@ class ImageData:
     classes: tuple[str, ...]
     train: ImageSplit
     val: ImageSplit | None
-    test: ImageSplit | None
+    test: TestImages | None
     source: str
     fingerprint: str
 
@@ -260,7 +282,7 @@ def _assemble(
         classes=classes,
         train=splits.get("train", ImageSplit((), ())),
         val=splits.get("val"),
-        test=splits.get("test"),
+        test=splits["test"].sealed(classes) if "test" in splits else None,
         source=listing.source,
         fingerprint=digest.hexdigest(),
     )

@@ -18,10 +18,11 @@ from crossgraft.encoders.prompts import Prompts
 from crossgraft.encoders.store import FeatureStore
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import FewShotClassifier
-from crossgraft.fewshot.data import ImageData, ImageSplit, hold_out, sample_support
+from crossgraft.fewshot.data import ImageData, ImageSplit, TestImages, hold_out, sample_support
 from crossgraft.fewshot.features import unit
-from crossgraft.fewshot.protocol import MIN4, Protocol, SealedLabels, check_protocol, validation_indices
+from crossgraft.fewshot.protocol import MIN4, Protocol, check_protocol, validation_indices
 from crossgraft.fewshot.registry import get_method
+from crossgraft.fewshot.sealed import SealedLabels
 
 Shots = int | Literal["all"]
 
@@ -127,9 +128,9 @@ def run_fewshot(
         for k in shots:
             support = own.supports[k]
             _count_leaks(leaks, reader, support, test_sets)
-            X, y = reader.features(support, views=views).X, reader.names(support)
+            X, y = reader.features(support.paths, views=views).X, reader.names(support)
             chosen = own.validation[k]
-            val = None if chosen is None else (reader.features(chosen).X, reader.names(chosen))
+            val = None if chosen is None else (reader.features(chosen.paths).X, reader.names(chosen))
             for name, kind in classes.items():
                 classifier = _make(kind, text, data.classes, encoder, seed, params or {})
                 fit = _fit_and_score(classifier, X, y, val, test_sets)
@@ -147,7 +148,7 @@ class _SeedPlan:
 
     supports: dict[Shots, ImageSplit]
     validation: dict[Shots, ImageSplit | None]
-    test: ImageSplit | None
+    test: TestImages | None
 
     def images(self) -> Iterable[Path]:
         for split in (*self.supports.values(), *self.validation.values(), self.test):
@@ -175,7 +176,7 @@ def _plan(
                     raise
             else:
                 val = data.train.take(held.val) if wanted else val
-                test = data.train.take(held.test) if data.test is None else None
+                test = data.train.take(held.test).sealed(data.classes) if data.test is None else None
         validation: dict[Shots, ImageSplit | None] = {
             k: None if val is None or protocol == "none" else val.take(validation_indices(val, n, k, seed, protocol))
             for k in shots
@@ -238,11 +239,11 @@ class _Reader:
                 return plans
             bad |= fresh
 
-    def features(self, split: ImageSplit, views: int = 0) -> Features:
+    def features(self, paths: Sequence[Path], views: int = 0) -> Features:
         """X (n, p) of images that are known to be readable."""
         if views:
-            self.encode(split.paths, views)
-        hashes = [self.hash_of[path] for path in split.paths]
+            self.encode(paths, views)
+        hashes = [self.hash_of[path] for path in paths]
         names = ("embedding", "feature") if self.key == "feature" else ("embedding",)
         store = self._stores[views]
         parts = []
@@ -252,14 +253,14 @@ class _Reader:
                 # Unit views are averaged, so that each weighs the same (Tip-Adapter's cache construction).
                 part = torch.cat([unit(part)[:, None], unit(store.gather(hashes, f"{name}_views"))], dim=1).mean(1)
             parts.append(part)
-        return Features(torch.cat(parts, dim=1), split.paths)
+        return Features(torch.cat(parts, dim=1), tuple(paths))
 
-    def test_set(self, name: str, split: ImageSplit) -> TestSet:
-        bad = self.encode(split.paths)
-        kept = split.take([i for i, path in enumerate(split.paths) if path not in bad])
+    def test_set(self, name: str, images: TestImages) -> TestSet:
+        bad = self.encode(images.paths)
+        kept = images.take([i for i, path in enumerate(images.paths) if path not in bad])
         if not len(kept):
             raise InputError(f"no image of test set {name!r} can be read, the first: {self.skipped[-1]['reason']}")
-        return TestSet(self.features(kept), SealedLabels(self.names(kept)))
+        return TestSet(self.features(kept.paths), kept.labels)
 
     def names(self, split: ImageSplit) -> np.ndarray:
         """Class names (n,), the labels that classifiers learn and predict."""
