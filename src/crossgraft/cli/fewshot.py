@@ -123,7 +123,7 @@ class _Progress:
         self.done += 1
         if time.monotonic() - self.said > 2:
             self.said = time.monotonic()
-            say(f"fitted {self.done} of {self.total}: {fit.method}, {fit.shots} shots, seed {fit.seed}")
+            say(f"fitted {self.done} of {self.total}: {fit.method}, shots {fit.shots}, seed {fit.seed}")
 
 
 def _save_adapters(run: FewShotRun, encoder: Encoder, folder: Path, settings: dict[str, Any]) -> None:
