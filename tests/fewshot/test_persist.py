@@ -331,3 +331,14 @@ def test_a_loaded_classifier_is_not_tuned_without_its_support(name: str, tmp_pat
     loaded = load_classifier(save_classifier(classifier, tmp_path / name))
     with pytest.raises(InputError, match="call fit first"):
         loaded.tune(P.Q, P.y_query)
+
+
+def test_a_killed_save_is_cleared_up(tmp_path: Path) -> None:
+    classifier = get_method("gda")().fit(P.X, P.y)
+    folder = save_classifier(classifier, tmp_path / "gda")
+    folder.rename(tmp_path / ".gda.12345678.old")
+    (tmp_path / ".gda.12345678.tmp").mkdir()
+    (tmp_path / ".gda-other.12345678.tmp").mkdir()
+    save_classifier(classifier, folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"gda", ".gda-other.12345678.tmp"}
+    assert (load_classifier(folder).predict(P.Q) == classifier.predict(P.Q)).all()

@@ -35,14 +35,14 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", dra
     where = _device(device)
     check_environment()
     quiet_transformers()
-    from crossgraft.pocket.sources import POCKET_MODELS
+    from crossgraft.pocket.sources import MANIFEST, POCKET_MODELS
 
     if name in POCKET_MODELS:
         from crossgraft.encoders.pocket import PocketEncoder
         from crossgraft.pocket.pull import pocket_folder
 
         return PocketEncoder(name, pocket_folder(name), device=where, dtype=DTYPES[dtype], draft=draft)
-    if os.path.isfile(Path(name) / "crossgraft.json"):  # False for a name no file system takes
+    if os.path.isfile(Path(name) / MANIFEST):  # False for a name no file system takes
         from crossgraft.encoders.pocket import PocketEncoder
 
         return PocketEncoder(name, Path(name), device=where, dtype=DTYPES[dtype], draft=draft)

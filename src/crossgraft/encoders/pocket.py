@@ -18,8 +18,8 @@ from crossgraft.encoders.preprocess import Preprocess
 from crossgraft.encoders.text import encode_in_batches
 from crossgraft.errors import InputError
 from crossgraft.files import read_json
+from crossgraft.pocket.sources import MANIFEST
 
-MANIFEST = "crossgraft.json"
 TEXT_LIMIT = 256  # tokens; what MiniLM was trained with
 
 

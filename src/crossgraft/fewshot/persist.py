@@ -5,6 +5,7 @@ An adapter folder is PEFT-shaped: `adapter_config.json`, `adapter_model.safetens
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
@@ -87,6 +88,7 @@ def save_classifier(
         raise InputError(f"{CONFIG_FILE} cannot hold this classifier: {error}") from error
 
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _recover(folder)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     new.mkdir()
     try:
@@ -191,6 +193,17 @@ def _refuse_foreign(folder: Path) -> None:
         raise InputError(
             f"{folder} holds other files ({', '.join(others[:5])}); name an empty folder or an older adapter"
         )
+
+
+def _recover(folder: Path) -> None:
+    """Clear up after a save that was killed: bring back what it had moved aside, drop what it had not finished."""
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
+    for unfinished in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        shutil.rmtree(unfinished)
 
 
 def _swap(new: Path, folder: Path) -> None:

