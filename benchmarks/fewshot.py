@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 
 from crossgraft.encoders.load import load_encoder
+from crossgraft.encoders.store import default_store
 from crossgraft.fewshot import METHODS
 from crossgraft.fewshot.data import load_data, load_test_data
 from crossgraft.fewshot.run import Fit, run_fewshot
 from crossgraft.files import write_json
-from crossgraft.home import home
 from crossgraft.reporting.results import few_shot_results
 from crossgraft.reporting.table import few_shot_tables, setting
 
@@ -55,7 +55,7 @@ def main() -> None:
     run = run_fewshot(
         data,
         encoder,
-        home() / "features" / f"{Path(encoder.name).name}-{encoder.fingerprint[:12]}-{arguments.dtype}",
+        default_store(encoder),
         methods=arguments.methods.split(","),
         shots=[int(k) for k in arguments.shots.split(",")],
         seeds=SEEDS,

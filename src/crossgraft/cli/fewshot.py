@@ -58,11 +58,11 @@ def fewshot(
 
     from crossgraft.encoders.load import load_encoder
     from crossgraft.encoders.prompts import Prompts
+    from crossgraft.encoders.store import default_store
     from crossgraft.fewshot import METHODS, get_method
     from crossgraft.fewshot.data import load_data, load_test_data
     from crossgraft.fewshot.run import run_fewshot
     from crossgraft.files import write_json
-    from crossgraft.home import home
     from crossgraft.reporting.results import few_shot_results
 
     methods = list(METHODS) if method == "all" else list(dict.fromkeys(_list(method, "--method")))
@@ -78,11 +78,10 @@ def fewshot(
             f"note: {prompts} has no description of {names}; the templates alone speak for {len(undescribed)} class(es)"
         )
     encoder = load_encoder(model, device=device, dtype=dtype, draft=draft)
-    folder = store or home() / "features" / f"{Path(model).name}-{encoder.fingerprint[:12]}-{dtype}"
     run = run_fewshot(
         images,
         encoder,
-        folder,
+        store or default_store(encoder),
         methods=methods,
         shots=wanted,
         seeds=seed_list,

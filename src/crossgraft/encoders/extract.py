@@ -21,7 +21,7 @@ from crossgraft.encoders.encode_shards import ShardJob, default_batch_size, enco
 from crossgraft.encoders.meter import Meter
 from crossgraft.encoders.store import HASH, FeatureStore, StoredEncoder, StorePlan, content_hash
 from crossgraft.errors import InputError
-from crossgraft.files import exclusive, read_json, write_bytes
+from crossgraft.files import exclusive, read_json, write_bytes, write_json
 
 MAX_FILE_BYTES = 1 << 29  # no photo: refused unread, so that a stray video or archive does not fill the memory
 _SAVE_EVERY = 30.0  # seconds between writes of files.json while hashing
@@ -125,7 +125,7 @@ def extract(
                 skipped.append({"path": str(path), "sha256": sha256, "reason": store.skipped[sha256]})
             else:
                 hash_of[path] = sha256
-        write_bytes(out / "skipped.json", json.dumps(skipped, indent=1).encode())
+        write_json(out / "skipped.json", skipped)
     usable = set(hash_of.values())
     reused = len(usable & found)
     return Extraction(store, hash_of, skipped, len(usable) - reused, reused, time.monotonic() - started)

@@ -28,7 +28,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossgraft.errors import InputError
-from crossgraft.files import read_json, sha256_file, write_bytes
+from crossgraft.files import read_json, sha256_file, write_bytes, write_json
+from crossgraft.home import home
 
 if TYPE_CHECKING:
     from crossgraft.encoders.base import Encoder
@@ -42,6 +43,12 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)  # RecursionE
 def content_hash(path: Path) -> str:
     """The key of an image in a store: SHA-256 (hex) of the file's bytes. Raises OSError if it cannot be read."""
     return sha256_file(path)
+
+
+def default_store(encoder: Encoder) -> Path:
+    """Where an encoder's features are kept if nobody says otherwise: a folder of its own under $CROSSGRAFT_HOME."""
+    name = f"{Path(encoder.name).name}-{encoder.fingerprint[:12]}-{encoder.identity['dtype']}"
+    return home() / "features" / name
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class StorePlan:
 
     def write(self, folder: Path) -> None:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        write_bytes(folder / "store.json", json.dumps(content, indent=1).encode())
+        write_json(folder / "store.json", content)
 
     @classmethod
     def read(cls, folder: Path) -> StorePlan:

@@ -74,10 +74,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     # letters of a method's own. They are all that a saved classifier holds, and what loading checks.
     state: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    text: Any
-    classes: Sequence[Any] | None
-    logit_scale: float
-    device: str | torch.device | None
+    def __init__(
+        self,
+        text: Any = None,
+        classes: Sequence[Any] | None = None,
+        logit_scale: float = 100.0,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.text = text
+        self.classes = classes
+        self.logit_scale = logit_scale
+        self.device = device
 
     # -- what a method writes -----------------------------------------------------------------------------------------
 

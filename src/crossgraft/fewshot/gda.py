@@ -73,11 +73,8 @@ class GDA(FewShotClassifier):
         alpha: float = 0.15,
         device: str | torch.device | None = None,
     ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
+        super().__init__(text, classes, logit_scale, device)
         self.alpha = alpha
-        self.device = device
 
     def _fit(self, support: Support) -> int:
         seen = support.counts > 0

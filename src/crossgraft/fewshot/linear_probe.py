@@ -64,12 +64,9 @@ class LinearProbe(FewShotClassifier):
         balanced: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
+        super().__init__(text, classes, logit_scale, device)
         self.C = C
         self.balanced = balanced
-        self.device = device
 
     def _fit(self, support: Support) -> int:
         self.weight_, self.bias_ = logistic_head(support, self.C, balanced=self.balanced)

@@ -6,8 +6,7 @@ unit vectors as in Snell et al., "Prototypical Networks for Few-shot Learning", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,18 +25,6 @@ class NearestMean(FewShotClassifier):
 
     paper = "Snell et al., Prototypical Networks for Few-shot Learning, NeurIPS 2017"
     state: ClassVar[dict[str, tuple[str, ...]]] = {"means_": ("N", "f"), "bias_": ("N",)}
-
-    def __init__(
-        self,
-        text: Any = None,
-        classes: Sequence[Any] | None = None,
-        logit_scale: float = 100.0,
-        device: str | torch.device | None = None,
-    ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
-        self.device = device
 
     def _fit(self, support: Support) -> int:
         self.means_ = unit(class_means(support.key, support.labels, support.n_classes))

@@ -90,13 +90,10 @@ class ProKeR(ExplainableClassifier):
         balanced: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
+        super().__init__(text, classes, logit_scale, device)
         self.beta = beta
         self.lam = lam
         self.balanced = balanced
-        self.device = device
 
     def _fit(self, support: Support) -> int:
         self.keys_, self.labels_ = support.key, support.labels

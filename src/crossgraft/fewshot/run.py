@@ -299,7 +299,7 @@ def _make(
     params: dict[str, Any],
 ) -> FewShotClassifier:
     known = kind().get_params()
-    given = {
+    given: dict[str, Any] = {
         "text": text.numpy(),
         "classes": list(classes),
         "logit_scale": encoder.logit_scale,

@@ -54,13 +54,10 @@ class TipAdapter(ExplainableClassifier):
         balanced: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
+        super().__init__(text, classes, logit_scale, device)
         self.alpha = alpha
         self.beta = beta
         self.balanced = balanced
-        self.device = device
 
     def _fit(self, support: Support) -> int:
         self.keys_ = support.key

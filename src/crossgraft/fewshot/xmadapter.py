@@ -160,9 +160,7 @@ class XMAdapter(TrainedCache, ExplainableClassifier):
         random_state: int | np.random.RandomState | None = 0,
         device: str | torch.device | None = None,
     ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
+        super().__init__(text, classes, logit_scale, device)
         self.alpha = alpha
         self.beta_i = beta_i
         self.beta_t = beta_t
@@ -176,7 +174,6 @@ class XMAdapter(TrainedCache, ExplainableClassifier):
         self.lr = lr
         self.batch_size = batch_size
         self.random_state = random_state
-        self.device = device
 
     def check_params(self) -> None:
         super().check_params()

@@ -5,10 +5,6 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from crossgraft.fewshot.evidence import ExplainableClassifier
@@ -26,18 +22,6 @@ class ZeroShot(ExplainableClassifier):
     """Logits s f W^T. `fit` learns nothing from the samples where `text` is given; it reads the classes."""
 
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
-
-    def __init__(
-        self,
-        text: Any = None,
-        classes: Sequence[Any] | None = None,
-        logit_scale: float = 100.0,
-        device: str | torch.device | None = None,
-    ) -> None:
-        self.text = text
-        self.classes = classes
-        self.logit_scale = logit_scale
-        self.device = device
 
     def _fit(self, support: Support) -> int:
         return 0

