@@ -270,3 +270,15 @@ def test_small_problems_are_computed_in_one_thread(columns: int) -> None:
     finally:
         torch.set_num_threads(before)
     assert seen == [1 if columns == 8 else 2]
+
+
+def test_several_texts_a_class_count_by_their_unit_mean_and_rows_of_zeros_do_not() -> None:
+    data = problem()
+    rng = np.random.default_rng(1)
+    texts = rng.normal(size=(len(data.classes), 3, data.d))
+    texts[1, 2] = 0  # a class with two texts
+    mean = np.stack([normal(normal(each[np.any(each, axis=1)]).mean(0, keepdims=True))[0] for each in texts])
+    several = ZeroShot(text=texts, classes=data.classes).fit(data.X, data.y)
+    one = ZeroShot(text=mean, classes=data.classes).fit(data.X, data.y)
+    np.testing.assert_allclose(several.text_, mean, atol=1e-12)
+    np.testing.assert_allclose(several.decision_function(data.Q), one.decision_function(data.Q), atol=1e-9)

@@ -119,7 +119,7 @@ def test_texts_come_from_the_prompts_and_the_scale_from_the_encoder(
     prompts = Prompts(("the {} heart",))
     run = start(data, encoder, store, methods=["zero-shot"], prompts=prompts)
     text = prompts.encode(encoder, data.classes)
-    torch.testing.assert_close(run.text, text)
+    torch.testing.assert_close(run.text, text[:, None])  # one text a class
     classifier = run.fits[0].classifier
     torch.testing.assert_close(classifier.text_, text, rtol=0, atol=1e-6)
     assert classifier.get_params()["logit_scale"] == encoder.logit_scale

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from crossgraft.encoders.base import Encoder
 from crossgraft.errors import InputError
@@ -83,10 +84,13 @@ class Prompts:
 
     def encode(self, encoder: Encoder, classes: Sequence[str]) -> Tensor:
         """Class text embeddings (N, d), unit length, on the encoder's device."""
+        return functional.normalize(self.encode_each(encoder, classes).sum(1), dim=-1)
+
+    def encode_each(self, encoder: Encoder, classes: Sequence[str]) -> Tensor:
+        """The embedding of each text (N, P, d), unit length; rows of zeros for a class with fewer than P texts."""
         texts = self.texts(classes)
         vectors = encoder.encode_texts([text for group in texts for text in group])
-        groups = vectors.split([len(group) for group in texts])
-        return functional.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+        return pad_sequence(list(vectors.split([len(group) for group in texts])), batch_first=True)
 
 
 def prompt_name(class_name: str) -> str:

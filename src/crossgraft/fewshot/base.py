@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot.features import Support, blocks, class_means, many_classes, read_features, unit
+from crossgraft.fewshot.features import Support, blocks, class_means, many_classes, mean_text, read_features, unit
 from crossgraft.fewshot.threads import threads_for
 
 
@@ -54,7 +54,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier learned from a few examples on frozen features. Subclasses write `_fit` and `_logits`.
 
     Parameters (of every subclass):
-        text: (N, d) class text embeddings, or None (see the module's conventions).
+        text: (N, d) class text embeddings; or (N, P, d), up to P texts a class, rows of zeros where a class has fewer
+            (`Prompts.encode_each`); or None (see the module's conventions).
         classes: labels in the order of the rows of `text`; None takes the sorted labels of y. Classes without a sample
             are allowed where `text` is given.
         logit_scale: s; zero-shot logits are s * cosine(image, text).
@@ -121,16 +122,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if device.type == "mps":  # it has no float64
             features = features.float()
         features = features.to(device)
-        text = None if self.text is None else self._read_text(features)
-        self.classes_ = self._read_classes(y, text)
+        texts = None if self.text is None else self._read_text(features)
+        self.classes_ = self._read_classes(y, texts)
         labels = self._encode(y).to(device)
-        embedding, key = _split(features, features.shape[1] if text is None else text.shape[1])
-        if text is None:
+        embedding, key = _split(features, features.shape[1] if texts is None else texts.shape[2])
+        if texts is None:
             _refuse_empty(labels, self.classes_)
-            text = unit(class_means(embedding, labels, len(self.classes_)))
-        self.text_ = text
+            texts = unit(class_means(embedding, labels, len(self.classes_)))[:, None]
+        self.text_ = mean_text(texts)
         # Kept for `tune`, where a setting may need a new solve; never saved.
-        self._support = Support(embedding, key, labels, text)
+        self._support = Support(embedding, key, labels, self.text_, texts)
         with torch.enable_grad(), threads_for(key):
             self.n_parameters_ = self._fit(self._support)
         for name in self.state:
@@ -228,17 +229,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return blocks(n, max(len(self.text_), *(len(getattr(self, name)) for name, of in self.state.items() if of), 1))
 
     def _read_text(self, features: Tensor) -> Tensor:
+        """`text` as unit (N, P, d), where the features are and in their precision."""
         text = torch.as_tensor(np.asarray(self.text) if not isinstance(self.text, Tensor) else self.text)
-        if text.ndim != 2 or len(text) < 2 or not text.shape[1]:
-            raise InputError(f"text has shape {tuple(text.shape)}; expected (N, d), one row for each of N >= 2 classes")
+        if text.ndim not in (2, 3) or len(text) < 2 or 0 in text.shape:
+            raise InputError(
+                f"text has shape {tuple(text.shape)}; expected (N, d), one row for each of N >= 2 classes, or (N, P, d)"
+            )
         if not torch.isfinite(text).all():
             raise InputError("text contains NaN or infinity (inf); encode the class names again")
-        if features.shape[1] < text.shape[1]:
+        if features.shape[1] < text.shape[-1]:
             raise InputError(
-                f"features (X) have {features.shape[1]} columns, fewer than the {text.shape[1]} of text; "
+                f"features (X) have {features.shape[1]} columns, fewer than the {text.shape[-1]} of text; "
                 "expected the image embedding in the text's space first, then the cache key"
             )
-        return unit(text.detach().to(features.device, features.dtype))
+        text = text.detach().to(features.device, features.dtype)
+        return unit(text[:, None] if text.ndim == 2 else text)
 
     def _read_classes(self, y: np.ndarray, text: Tensor | None) -> np.ndarray:
         classes = np.unique(y) if self.classes is None else np.asarray(self.classes)

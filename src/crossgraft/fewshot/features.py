@@ -32,12 +32,15 @@ class Support:
         key: (M, f) unit cache keys (the embeddings themselves where no separate key was given).
         labels: (M,) int64, row of the class in `text`.
         text: (N, d) unit class text embeddings (class means of `embedding` where no text was given).
+        texts: (N, P, d) the unit embeddings of up to P texts a class, of which `text` is the unit mean; rows of zeros
+            where a class has fewer. P = 1 where one embedding a class was given.
     """
 
     embedding: Tensor
     key: Tensor
     labels: Tensor
     text: Tensor
+    texts: Tensor
 
     @property
     def n_classes(self) -> int:
@@ -125,6 +128,11 @@ def blocks(n: int, width: int) -> Iterator[slice]:
     rows = max(1, BLOCK_ELEMENTS // max(1, width))
     for start in range(0, n, rows):
         yield slice(start, min(start + rows, n))
+
+
+def mean_text(texts: Tensor) -> Tensor:
+    """Unit mean over the texts (N, P, d) of each class, rows of zeros left out -> (N, d) (Radford et al., 3.1.4)."""
+    return unit(unit(texts).sum(dim=1))
 
 
 def class_sums(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:

@@ -107,7 +107,7 @@ def run_fewshot(
     check_protocol(protocol, data.val is not None)
     classes = {name: get_method(name) for name in methods}
     _check_params(params or {}, classes.values(), protocol)
-    text = (prompts or Prompts()).encode(encoder, data.classes).cpu()
+    text = (prompts or Prompts()).encode_each(encoder, data.classes).cpu()
     reader = _Reader(data.classes, encoder, store, key, workers, progress)
     run = FewShotRun(data, text, [], reader.skipped)
 
