@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from few_shot_problems import problem
+from few_shot_problems import normal, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
