@@ -33,7 +33,7 @@ def votes(affinities: Tensor, weights: Tensor, labels: Tensor, n_classes: int) -
 
     Adds columns of equal label instead of multiplying by a matrix of almost only zeros: 20x faster at 1000 classes.
     """
-    return affinities.new_zeros(len(affinities), n_classes).index_add(1, labels, affinities * weights)
+    return affinities.new_zeros(affinities.shape[0], n_classes).index_add(1, labels, affinities * weights)
 
 
 def shares(class_votes: Tensor) -> Tensor:
