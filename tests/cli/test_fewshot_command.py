@@ -157,7 +157,10 @@ def test_one_class_folder_a_class_is_enough(fewshot_run: Cli, tmp_path: Path) ->
     assert outcome.code == 0
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (document["method"], document["seeds"]) == ("proker", [1, 2, 3])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "skipped.json", "adapters"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("results.json", "skipped.json"),
+        *("adapters", "predictions"),
+    }
 
 
 def test_a_csv_is_data_too(fewshot_run: Cli, colours: Path, tmp_path: Path) -> None:

@@ -69,6 +69,27 @@ def test_labels_do_not_come_out(way: Callable[[SealedLabels], object]) -> None:
         way(SealedLabels([1, 2]))
 
 
+def test_truth_is_told_beside_a_prediction_for_every_image_and_teaches_nothing_even_then() -> None:
+    sealed = SealedLabels(P.y)
+    truths = sealed.reveal(P.y)
+    assert list(truths) == P.y.tolist()
+    for missing in ([], P.y[1:], np.array([*P.y[1:], None], dtype=object), np.array([*P.y[1:], ""]), P.y[None]):
+        with pytest.raises(InputError, match=r"test (samples|labels)"):
+            sealed.reveal(missing)
+    classifier = get_method("gda")(text=P.text, classes=P.classes)
+    with pytest.raises(InputError, match="test labels cannot be used for fitting"):
+        classifier.fit(P.X, truths)
+    with pytest.raises(InputError, match="test labels cannot be used for fitting"):
+        classifier.fit(P.X, P.y).tune(P.X, truths)
+
+
+def test_hits_need_one_prediction_a_sample() -> None:
+    sealed = SealedLabels(["a", "b"])
+    assert sealed.hits(np.array(["a", "a"])).tolist() == [True, False]
+    with pytest.raises(InputError, match="for 2 test samples"):
+        sealed.hits(np.array(["a"]))
+
+
 @pytest.mark.parametrize("make", [torch.tensor, torch.as_tensor])
 def test_torch_cannot_read_them_either(make: Callable[[Any], torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="SealedLabels"):

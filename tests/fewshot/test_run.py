@@ -139,6 +139,32 @@ def test_augmented_views_are_averaged_as_unit_vectors(data: ImageData, encoder: 
     assert {tuple(row.tolist()) for row in fit.classifier.keys_.round(decimals=4)} == keys
 
 
+# -- what is recorded
+
+
+def test_the_last_shots_and_the_first_seed_are_recorded_image_by_image(
+    data: ImageData, encoder: Encoder, store: Path
+) -> None:
+    run = start(data, encoder, store, methods=["proker", "gda"], shots=[1, 2], seeds=[2, 1])
+    assert [(f.method, f.shots, f.seed) for f in run.fits if f.records] == [("proker", 2, 2), ("gda", 2, 2)]
+    for fit in run.fits:
+        assert len(fit.support_hashes) == len(set(fit.support_hashes)) == len(fit.support)
+        if not fit.records:
+            continue
+        record = fit.records["test"]
+        paths = record.features.paths
+        assert [data.classes[row] for row in record.truth] == [path.parent.name for path in paths]
+        assert (record.truth == record.predicted).mean() * 100 == pytest.approx(fit.metrics["test"]["accuracy"])
+        assert record.answers.labels.tolist() == fit.classifier.predict(record.features.X).tolist()
+        proba = fit.classifier.predict_proba(record.features.X)
+        np.testing.assert_allclose(record.answers.probability, proba.max(axis=1), rtol=1e-6)
+        assert (record.answers.top[:, 0] == record.predicted).all()
+        assert (record.evidence is not None) == (fit.method == "proker")
+        for one in record.evidence or []:
+            assert one["hit"] == (record.truth[one["index"]] == record.predicted[one["index"]])
+            assert one["label"] == data.classes[record.predicted[one["index"]]]
+
+
 # -- protocols
 
 
@@ -185,7 +211,7 @@ def test_min4_without_a_validation_split_holds_photos_out_for_each_number_of_sho
 ) -> None:
     """Two shots leave five photos a class: two to validate, three to test; one shot sees one of the two."""
     run = start(data, encoder, store, methods=["gda"], shots=[1, 2], protocol="min4")
-    assert [fit.metrics["test"].keys() for fit in run.fits] == [{"accuracy", "macro_accuracy"}] * 2
+    assert [fit.metrics["test"].keys() for fit in run.fits] == [{"accuracy", "macro_accuracy", "calibration_error"}] * 2
     with pytest.raises(InputError, match="4 shots, 4 for validation and 1 to test on"):
         start(data, encoder, store, shots=[1, 4], protocol="min4")
     start(data, encoder, store, shots=[1, 4])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def fewshot(
     data: Annotated[Path, typer.Argument(help="Image folder (a folder a class), CoOp split file, or CSV.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for results.json and adapters/.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, adapters/ and predictions/.")],
     method: Annotated[str, typer.Option(help="A method, several with commas, or all.")] = "proker",
     shots: Annotated[str, typer.Option(help="Photos a class: a number, several with commas, or all.")] = "16",
     seeds: Annotated[str, typer.Option(help="Seeds of the draw, with commas.")] = "1,2,3",
@@ -63,6 +63,7 @@ def fewshot(
     from crossgraft.fewshot.data import load_data, load_test_data
     from crossgraft.fewshot.run import run_fewshot
     from crossgraft.files import write_json
+    from crossgraft.reporting.predictions import write_predictions
     from crossgraft.reporting.results import few_shot_results
 
     methods = list(METHODS) if method == "all" else list(dict.fromkeys(_list(method, "--method")))
@@ -108,6 +109,7 @@ def fewshot(
         raise InputError(f"--out {out} cannot be made ({error.strerror}); give another folder") from error
     write_json(out / "results.json", document)  # before the adapters: the costly part
     write_json(out / "skipped.json", run.skipped)
+    write_predictions(run, out / "predictions")
     _save_adapters(run, encoder, out / "adapters", settings | {"protocol": protocol})
     _report(document, run, out, as_json)
 
@@ -160,6 +162,7 @@ def _report(document: dict[str, Any], run: FewShotRun, out: Path, as_json: bool)
     for table in few_shot_tables(document):
         console.print(table)
     say(f"results: {out / 'results.json'}; classifiers: {out / 'adapters'} (use with `crossgraft predict`)")
+    say(f"as a page: crossgraft report {out} --out {out / 'report.html'}")
 
 
 def _list(text: str, option: str) -> list[str]:

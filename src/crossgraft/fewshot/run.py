@@ -22,40 +22,36 @@ from crossgraft.fewshot.data import ImageData, ImageSplit, TestImages, hold_out,
 from crossgraft.fewshot.features import unit
 from crossgraft.fewshot.protocol import MIN4, Protocol, check_protocol, validation_indices
 from crossgraft.fewshot.registry import get_method
-from crossgraft.fewshot.sealed import SealedLabels
+from crossgraft.fewshot.scoring import Answers, Features, TestRecord, TestScore, TestSet, answers, record, score
 
 Shots = int | Literal["all"]
 
 
-@dataclass(frozen=True)
-class Features:
-    """Encoded images of one split: X (n, p) as the estimators take it, and where each row came from."""
-
-    X: Tensor
-    paths: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """A test set whose labels only score."""
-
-    features: Features
-    labels: SealedLabels
-
-
 @dataclass
 class Fit:
-    """One fitted classifier and its scores: `metrics` is test set -> metric -> percent."""
+    """One fitted classifier and its scores, by test set.
+
+    `support` are the images that it learned from, `support_hashes` the SHA-256 (hex) of their files. `records` says of
+    each test image what was predicted: in the fits at the last number of shots with the first seed (those that the
+    command line saves), else None.
+    """
 
     method: str
     shots: Shots
     seed: int
     classifier: FewShotClassifier
     support: tuple[Path, ...]
-    metrics: dict[str, dict[str, float]]
-    fit_seconds: float
-    tune_seconds: float
-    query_microseconds: float | None
+    support_hashes: tuple[str, ...] = ()
+    scores: dict[str, TestScore] = field(default_factory=dict)
+    fit_seconds: float = 0.0
+    tune_seconds: float = 0.0
+    query_microseconds: float | None = None
+    records: dict[str, TestRecord] | None = None
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Test set -> metric -> percent."""
+        return {test: one.metrics for test, one in self.scores.items()}
 
 
 @dataclass
@@ -133,9 +129,10 @@ def run_fewshot(
             val = None if chosen is None else (reader.features(chosen.paths).X, reader.names(chosen))
             for name, kind in classes.items():
                 classifier = _make(kind, text, data.classes, encoder, seed, params or {})
-                fit = _fit_and_score(classifier, X, y, val, test_sets)
-                run.fits.append(Fit(name, k, seed, classifier, support.paths, *fit))
-                on_fit(run.fits[-1])
+                fit = Fit(name, k, seed, classifier, support.paths, reader.hashes(support.paths))
+                _fit_and_score(fit, X, y, val, test_sets, keep=(k, seed) == (shots[-1], seeds[0]))
+                run.fits.append(fit)
+                on_fit(fit)
     run.warnings += [
         f"test set {name!r}: {count} image(s) are byte for byte in the largest support" for name, count in leaks.items()
     ]
@@ -243,7 +240,7 @@ class _Reader:
         """X (n, p) of images that are known to be readable."""
         if views:
             self.encode(paths, views)
-        hashes = [self.hash_of[path] for path in paths]
+        hashes = self.hashes(paths)
         names = ("embedding", "feature") if self.key == "feature" else ("embedding",)
         store = self._stores[views]
         parts = []
@@ -253,7 +250,11 @@ class _Reader:
                 # Unit views are averaged, so that each weighs the same (Tip-Adapter's cache construction).
                 part = torch.cat([unit(part)[:, None], unit(store.gather(hashes, f"{name}_views"))], dim=1).mean(1)
             parts.append(part)
-        return Features(torch.cat(parts, dim=1), tuple(paths))
+        return Features(torch.cat(parts, dim=1), tuple(paths), hashes)
+
+    def hashes(self, paths: Sequence[Path]) -> tuple[str, ...]:
+        """SHA-256 (hex) of the files of images that are known to be readable."""
+        return tuple(self.hash_of[path] for path in paths)
 
     def test_set(self, name: str, images: TestImages) -> TestSet:
         bad = self.encode(images.paths)
@@ -310,22 +311,31 @@ def _make(
 
 
 def _fit_and_score(
-    classifier: FewShotClassifier,
+    fit: Fit,
     X: Tensor,
     y: np.ndarray,
     val: tuple[Tensor, np.ndarray] | None,
     tests: dict[str, TestSet],
-) -> tuple[dict[str, dict[str, float]], float, float, float | None]:
+    *,
+    keep: bool,
+) -> None:
+    """Fill in what `fit` is to hold; `keep` its records."""
     start = time.perf_counter()
-    classifier.fit(X, y)
+    fit.classifier.fit(X, y)
     fitted = time.perf_counter()
     if val is not None:
-        classifier.tune(*val)
-    tuned = time.perf_counter()
-    metrics = {name: test.labels.score(classifier.predict(test.features.X)) for name, test in tests.items()}
-    queries = sum(len(test.labels) for test in tests.values())
-    per_query = (time.perf_counter() - tuned) / queries * 1e6 if queries else None
-    return metrics, fitted - start, tuned - fitted, per_query
+        fit.classifier.tune(*val)
+    fit.fit_seconds, fit.tune_seconds = fitted - start, time.perf_counter() - fitted
+    said: dict[str, Answers] = {}
+    seconds = 0.0
+    for name, test in tests.items():
+        said[name], took = answers(fit.classifier, test.features.X)
+        fit.scores[name] = score(said[name], test.labels)
+        seconds += took
+    if tests:
+        fit.query_microseconds = seconds / sum(len(test.labels) for test in tests.values()) * 1e6
+    if keep:  # the labels are told here, where nothing is left to learn
+        fit.records = record(fit.classifier, tests, said)
 
 
 def _count_leaks(counts: dict[str, int], reader: _Reader, support: ImageSplit, tests: dict[str, TestSet]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from crossgraft import __version__
 from crossgraft.encoders.base import Encoder
+from crossgraft.fewshot.confidence import COVERAGES, Reliability
 from crossgraft.fewshot.run import FewShotRun, Fit
 
 SCHEMA_VERSION = 1
@@ -27,7 +28,8 @@ def few_shot_results(
     """The document of a few-shot run (schema version 1).
 
     `runs` holds one record a method and number of shots: method, shots, hyperparameters per seed, metrics (test set ->
-    metric -> mean, std, per_seed; percent), parameters, seconds. A run of one record has its keys at the top level too.
+    metric -> mean, std, per_seed; percent), confidence (test set -> reliability, coverage), parameters, seconds. A run
+    of one record has its keys at the top level too.
     """
     groups: dict[tuple[str, Any], list[Fit]] = {}
     for fit in run.fits:
@@ -65,12 +67,32 @@ def _record(fits: list[Fit], encoder: Encoder) -> dict[str, Any]:
         "support_images": len(first.support),
         "hyperparameters": [_hyperparameters(fit) for fit in fits],
         "metrics": metrics,
+        "confidence": {test: _confidence(fits, test) for test in first.scores},
         "parameters": {"trainable": trainable, "total": total, "percent": 100 * trainable / total},
         "seconds": {
             "fit": summary([fit.fit_seconds for fit in fits]),
             "tune": summary([fit.tune_seconds for fit in fits]),
         },
         "microseconds_per_query": summary(queries) if queries else None,
+    }
+
+
+def _confidence(fits: list[Fit], test: str) -> dict[str, Any]:
+    """reliability: bins over (0, 1], the predictions of all seeds together (confidence and accuracy from 0 to 1; an
+    empty bin has count 0). coverage: accuracy in percent on the surest so many percent of the images, over seeds."""
+    bins = Reliability.pooled([fit.scores[test].reliability for fit in fits])
+    curves = [summary(list(at)) for at in zip(*(fit.scores[test].coverage for fit in fits), strict=True)]
+    return {
+        "reliability": {
+            "count": bins.count.tolist(),
+            "confidence": bins.confidence.round(6).tolist(),
+            "accuracy": bins.accuracy.round(6).tolist(),
+        },
+        "coverage": {
+            "percent": list(COVERAGES),
+            "mean": [round(curve["mean"], 6) for curve in curves],
+            "std": [round(curve["std"], 6) for curve in curves],
+        },
     }
 
 
