@@ -36,8 +36,7 @@ CLASSES = {
     "insect": "animals/bugs/* animals/mosquito* !*/lumaca* !*/ragn* !*/mostri* !*/virus* !*/zanzara_cretina*",
     "bird": "animals/birds/* animals/pinguino* animals/tux_head* !*/duck_yellow_ii* !*/manager* !*/wing_* !*_bat"
     " !*/cigno_di_notte*",
-    "sea animal": "animals/fish/* animals/mammals/dolphin* animals/mammals/bluewhale* animals/mammals/orca*"
-    " animals/mammals/seal* animals/seal* !*/kallisti* !*/amibe* !*/dolphin_01",
+    "sea animal": "animals/fish/* animals/seal* !*/kallisti* !*/amibe* !*/dolphin_01",
     "dinosaur": "animals/dinosaurs/* animals/lindworm*",
     "lizard, frog or turtle": "animals/*lizard* animals/lucert* animals/ramarro* animals/rana* animals/red-eye*"
     " animals/turtle*",
@@ -57,8 +56,8 @@ CLASSES = {
     " !*/wine_corks* !*/baby_bottle* !*/noi_due*",
     "bread or muffin": "food/breads_and_carbs/* food/desserts/muffin* food/bread_* !*/potato* !*/hash* !*/pasta*",
     "cake or pie": "food/desserts/*cake* food/desserts/torta* food/desserts/pie_* food/desserts/flan* food/cake*"
-    " food/desserts/pudim* food/desserts/gateau* food/fruit/pie_*",
-    "ice cream": "food/desserts/glace* food/desserts/gelato* food/desserts/cone* food/desserts/ice_cream*",
+    " food/desserts/pudim*",
+    "ice cream": "food/desserts/glace* food/desserts/gelato* food/desserts/ice_cream*",
     "apple or pear": "food/fruit/*apple* food/fruit/applf food/fruit/*pear* food/fruit/pera_* !*/pineapple",
     "citrus fruit": "food/fruit/lemon* food/fruit/lime* food/fruit/orange* food/fruit/rondelle*"
     " food/fruit/tile_orange*",
@@ -71,21 +70,20 @@ CLASSES = {
     " food/meats_and_eggs/fried* food/breads_and_carbs/hash*",
     "hand tool": "tools/axe* tools/*hammer* tools/drill* tools/nail_puller* tools/saw_* tools/screwdriver*"
     " tools/spaclu* tools/tools_* tools/utens* tools/wrench* tools/bypass* tools/cultivator* tools/hedge*"
-    " tools/leafrake* tools/*shovel* tools/trowel* tools/*roller* tools/paint_brush* tools/scissors*"
-    " tools/wooden_mallot*",
+    " tools/leafrake* tools/*shovel* tools/trowel* tools/*roller* tools/paint_brush*",
     "household item": "tools/*vacuum* tools/vavuum* tools/broom* tools/bucket* tools/secchio* tools/scrub* tools/ferro*"
     " tools/ironing* tools/toothbrush* tools/insecticide* tools/pan_* tools/umbrella tools/hurricane* tools/lampada*"
     " tools/scolapasta* tools/meatgrinder* tools/*burner* tools/forchettoni* tools/key* tools/chiave* tools/lock*",
     "weapon": "tools/weapons/* !*/bullet_hole* !*/arrow-heart* !*tank*",
-    "car": "transportation/car_* transportation/dodge* transportation/*sportcar* transportation/formula*"
+    "car": "transportation/car_* transportation/dodge* transportation/formula*"
     " transportation/toyota* transportation/bmw* transportation/*redcar* transportation/vehicles/*chevrolet*"
     " transportation/vehicles/autos* transportation/vehicles/blazer* transportation/vehicles/car"
     " transportation/vehicles/*hummer* transportation/vehicles/old_car* transportation/vehicles/road_runner*"
-    " transportation/vehicles/*cobra* transportation/vehicles/skoda* transportation/vehicles/4wd",
+    " transportation/vehicles/*cobra* transportation/vehicles/skoda*",
     "truck or bus": "transportation/*truck_* transportation/vehicles/bus* transportation/fire_engine*"
     " transportation/tram* transportation/vehicles/ambulans* transportation/vehicles/trattore*"
     " !transportation/roadsigns/*",
-    "warning road sign": "transportation/*/bambi transportation/*/cattle transportation/*/chaussee*"
+    "warning road sign": "transportation/*/bambi transportation/*/cattle transportation/*/chauss*"
     " transportation/*/cross* transportation/*/curv* transportation/*/drawbridge transportation/*/end_daul"
     " transportation/*/falling* transportation/*/grounded transportation/*/horse transportation/*/humpback"
     " transportation/*/junc_curve transportation/*/man_w* transportation/*/narrows* transportation/*/old_folks"
@@ -93,7 +91,7 @@ CLASSES = {
     " transportation/*/splash transportation/*/staggered transportation/*/train transportation/*/tram"
     " transportation/*/tunnel transportation/*/two_way* transportation/*/warning* transportation/*/watch_for*"
     " transportation/*/zigzag transportation/*/cycle_route transportation/*/quay* transportation/*/EX",
-    "order road sign": "transportation/roadsigns/* transportation/vehicles/cycle_lane transportation/vehicles/parking*"
+    "traffic sign": "transportation/roadsigns/* transportation/vehicles/cycle_lane"
     " !*/nws_* !*/bus_symbol* !*/ampel* !*/splash*",
 }
 
@@ -115,7 +113,7 @@ VARIANTS = {
     "yellow",
     "pink",
 }
-VARIANTS |= {"orange", "orang", "color", "contour", "lemon", "lime", "grigio", "grigia", "labels"}
+VARIANTS |= {"orange", "color", "contour", "lemon", "lime", "grigia", "labels"}
 CUT = 12  # file names were cut at 24 characters: a stem of so many that another one begins with is the same
 
 
@@ -192,9 +190,10 @@ def drawn_part(data: bytes) -> Image.Image | None:
     box = ImageOps.invert(opaque.convert("L")).point(lambda value: 255 if value > 8 else 0).getbbox()
     if box is None or max(box[2] - box[0], box[3] - box[1]) < SMALLEST:
         return None
-    inner = SIZE - 2 * MARGIN
-    art = ImageOps.contain(opaque.crop(box), (inner, inner), Image.Resampling.LANCZOS)
-    return ImageOps.pad(art, (inner, inner), color="white") if art.size != (inner, inner) else art
+    inner = (SIZE - 2 * MARGIN, SIZE - 2 * MARGIN)
+    return ImageOps.expand(
+        ImageOps.pad(opaque.crop(box), inner, Image.Resampling.LANCZOS, color="white"), MARGIN, fill="white"
+    )
 
 
 def read_drawings(package: Path) -> list[Drawing]:
