@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossgraft import __version__
-from crossgraft.cli import export, features, fewshot, models, predict
+from crossgraft.cli import export, features, fewshot, models, predict, report
 from crossgraft.errors import CrossgraftError
 
 INTERRUPTED = 130
@@ -25,6 +25,7 @@ app.command("features")(features.features)
 app.command("fewshot")(fewshot.fewshot)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("report")(report.report)
 
 
 def _version(value: bool) -> None:

@@ -31,8 +31,8 @@ Shots = int | Literal["all"]
 class Fit:
     """One fitted classifier and its scores, by test set.
 
-    `support` are the images that it learned from, `support_hashes` the SHA-256 (hex) of their files. `records` says of
-    each test image what was predicted: in the fits at the last number of shots with the first seed (those that the
+    `support` are the images that it learned from, `support_labels` their classes (rows of `ImageData.classes`),
+    `support_hashes` the SHA-256 (hex) of their files. `records` says of each test image what was predicted: in the fits at the last number of shots with the first seed (those that the
     command line saves), else None.
     """
 
@@ -41,6 +41,7 @@ class Fit:
     seed: int
     classifier: FewShotClassifier
     support: tuple[Path, ...]
+    support_labels: tuple[int, ...] = ()
     support_hashes: tuple[str, ...] = ()
     scores: dict[str, TestScore] = field(default_factory=dict)
     fit_seconds: float = 0.0
@@ -129,7 +130,7 @@ def run_fewshot(
             val = None if chosen is None else (reader.features(chosen.paths).X, reader.names(chosen))
             for name, kind in classes.items():
                 classifier = _make(kind, text, data.classes, encoder, seed, params or {})
-                fit = Fit(name, k, seed, classifier, support.paths, reader.hashes(support.paths))
+                fit = Fit(name, k, seed, classifier, support.paths, support.labels, reader.hashes(support.paths))
                 _fit_and_score(fit, X, y, val, test_sets, keep=(k, seed) == (shots[-1], seeds[0]))
                 run.fits.append(fit)
                 on_fit(fit)

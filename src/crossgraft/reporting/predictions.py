@@ -1,9 +1,9 @@
 """`predictions/`: what a run answered image by image, and why; what a report page is made of.
 
-`images.json`: root (absolute), support (relative paths) and its sha256 (the first 16 hex digits), and tests: test set
--> images, sha256, truth. `METHOD.json`, of the last number of shots and the first seed: method, shots, seed, classes,
-and tests: test set -> predicted, probability, top (n x T), top_probability, evidence (for some images, or null). Labels
-are rows of `classes`, the same in all files of a run; probabilities are rounded to six digits.
+`images.json`: root (absolute), support -> images (paths from the root), sha256 (the first 16 hex digits), labels, and
+tests: test set -> images, sha256, truth. `METHOD.json`, of the last number of shots and the first seed: method, shots,
+seed, classes, and tests: test set -> predicted, probability, top (n x T), top_probability, evidence (for some images,
+or null). Labels are rows of `classes`, the same in all files of a run; probabilities are rounded to six digits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _images(fit: Fit) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "root": root,
-        "support": listed(fit.support, fit.support_hashes),
+        "support": listed(fit.support, fit.support_hashes) | {"labels": list(fit.support_labels)},
         "tests": {
             name: listed(features.paths, features.hashes) | {"truth": fit.records[name].truth.tolist()}
             for name, features in tests.items()
