@@ -30,7 +30,7 @@ def test_a_device_that_is_not_here_is_refused(device: str) -> None:
 
 
 def test_an_unknown_dtype_is_refused() -> None:
-    with pytest.raises(InputError, match="dtype 'float16' is unknown: choose from float32, bfloat16"):
+    with pytest.raises(InputError, match="dtype 'float16' is unknown: choose from float32, bfloat16, int8"):
         load_encoder("pocket-lite", dtype="float16")
 
 

@@ -15,7 +15,7 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="pocket-clip, pocket-lite, a Hugging Face name, or a folder.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps, ...")]
-Dtype = Annotated[str, typer.Option(help="Precision of the encoder: float32 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="Precision of the encoder: float32, bfloat16, or int8 (CPU).")]
 Draft = Annotated[bool, typer.Option(help="Decode large photos faster, with nearly the same pixels.")]
 Split = Annotated[Path | None, typer.Option(help="CoOp split file or CSV whose images lie in DATA.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode.")]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossgraft.encoders.preprocess import Preprocess
 
@@ -37,7 +37,9 @@ class Encoder(ABC):
         n_parameters: of both towers and what joins them, all frozen.
         logit_scale: s; s * cosine(image, text) are the zero-shot logits.
         preprocess: turns an image into the pixel tensor that `encode_images` takes.
+        image_tower: what `encode_images` runs, frozen.
         device, dtype: where and in what precision the towers run (float32 or bfloat16). Outputs are float32 always.
+        quantized: whether the image tower multiplies in int8 (`quantize_encoder`).
     """
 
     name: str
@@ -48,8 +50,10 @@ class Encoder(ABC):
     n_parameters: int
     logit_scale: float
     preprocess: Preprocess
+    image_tower: nn.Module
     device: torch.device
     dtype: torch.dtype
+    quantized: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,7 +61,7 @@ class Encoder(ABC):
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": "int8" if self.quantized else str(self.dtype).removeprefix("torch."),
             "draft": self.preprocess.draft,
         }
 

@@ -37,6 +37,7 @@ class HuggingFaceEncoder(Encoder):
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.logit_scale = float(model.logit_scale.detach().exp())
         self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.image_tower = self._model.vision_model
         self._tokenizer = tokenizer
         vision = model.config.vision_config
         self._is_clip = model.config.model_type == "clip"

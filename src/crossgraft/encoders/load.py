@@ -12,7 +12,8 @@ from crossgraft.encoders.base import Encoder
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import CrossgraftError, InputError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
+"""Name -> what the towers compute in; with int8, all but the image tower's big linear layers."""
 
 
 def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", draft: bool = False) -> Encoder:
@@ -22,7 +23,8 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", dra
         name: a pocket model (pocket-clip, pocket-lite), a folder that holds a pocket or a Hugging Face model, or the
             name of a CLIP, SigLIP or fixed-size SigLIP 2 model that transformers can find.
         device: a torch device, or "auto": CUDA, then Apple's MPS, then the CPU.
-        dtype: precision of the towers, "float32" or "bfloat16"; features come out in float32.
+        dtype: precision of the towers, "float32", "bfloat16", or "int8" (`quantize_encoder`: image towers with
+            transformer blocks, on a CPU); features come out in float32.
         draft: decode photos at a fraction of their size, several times faster on large ones, with nearly the same
             pixels (`Preprocess`). It changes the fingerprint.
 
@@ -35,21 +37,30 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", dra
     where = _device(device)
     check_environment()
     quiet_transformers()
+    encoder = _load(name, where, DTYPES[dtype], draft)
+    if dtype == "int8":
+        from crossgraft.encoders.quantize import quantize_encoder
+
+        quantize_encoder(encoder)
+    return encoder
+
+
+def _load(name: str, device: torch.device, dtype: torch.dtype, draft: bool) -> Encoder:
     from crossgraft.pocket.sources import MANIFEST, POCKET_MODELS
 
     if name in POCKET_MODELS:
         from crossgraft.encoders.pocket import PocketEncoder
         from crossgraft.pocket.pull import pocket_folder
 
-        return PocketEncoder(name, pocket_folder(name), device=where, dtype=DTYPES[dtype], draft=draft)
+        return PocketEncoder(name, pocket_folder(name), device=device, dtype=dtype, draft=draft)
     if os.path.isfile(Path(name) / MANIFEST):  # False for a name no file system takes
         from crossgraft.encoders.pocket import PocketEncoder
 
-        return PocketEncoder(name, Path(name), device=where, dtype=DTYPES[dtype], draft=draft)
+        return PocketEncoder(name, Path(name), device=device, dtype=dtype, draft=draft)
     near = difflib.get_close_matches(name, POCKET_MODELS, n=1, cutoff=0.7)
     if near and not Path(name).exists():
         raise InputError(f"no model {name!r}: did you mean {near[0]}?")
-    return _load_huggingface(name, where, DTYPES[dtype], draft)
+    return _load_huggingface(name, device, dtype, draft)
 
 
 def _first_line(error: Exception) -> str:

@@ -169,13 +169,13 @@ class PocketEncoder(Encoder):
         self.fingerprint = fingerprint(
             weights, [manifest["vision"], towers, vocabulary, preprocess.to_dict(), settings]
         )
-        self._tower = tower.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.image_tower = tower.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._text = text.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._alignment = alignment.to(device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:
-        tokens, feature, views = self._tower(pixels.to(self.device, self.dtype))
+        tokens, feature, views = self.image_tower(pixels.to(self.device, self.dtype))
         return ImageFeatures(self._alignment.image(views), feature.float(), tokens.float() if grid else None)
 
     @torch.inference_mode()
