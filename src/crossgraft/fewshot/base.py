@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.errors import InputError
+from crossgraft.fewshot.calibration import Calibration, calibrate
+from crossgraft.fewshot.classes import add_class, drop_class, remove_class
 from crossgraft.fewshot.features import Support, blocks, class_means, many_classes, mean_text, read_features, unit
 from crossgraft.fewshot.threads import threads_for
 
@@ -66,6 +68,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         n_features_in_: p.
         n_parameters_: number of trained parameters; 0 for a method in closed form.
         text_: (N, d) unit class text embeddings.
+        calibration_: what `calibrate` found, or None.
     """
 
     method: ClassVar[str]  # set by `register`
@@ -74,6 +77,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     # The tensors that `_fit` sets, with their shapes: N classes, M support samples, f key size, d embedding size, and
     # letters of a method's own. They are all that a saved classifier holds, and what loading checks.
     state: ClassVar[dict[str, tuple[str, ...]]] = {}
+    calibration_: Calibration | None = None
 
     def __init__(
         self,
@@ -129,15 +133,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if texts is None:
             _refuse_empty(labels, self.classes_)
             texts = unit(class_means(embedding, labels, len(self.classes_)))[:, None]
-        self.text_ = mean_text(texts)
-        # Kept for `tune`, where a setting may need a new solve; never saved.
-        self._support = Support(embedding, key, labels, self.text_, texts)
-        with torch.enable_grad(), threads_for(key):
-            self.n_parameters_ = self._fit(self._support)
+        self._learn(Support(embedding, key, labels, mean_text(texts), texts))
+        return self
+
+    def _learn(self, support: Support) -> None:
+        """Fit to a support; an earlier calibration no longer holds."""
+        self.text_, self.calibration_ = support.text, None
+        self._support = support  # for `tune` and `calibrate`, which may need a new solve; never saved
+        with torch.enable_grad(), threads_for(support.key):
+            self.n_parameters_ = self._fit(support)
         for name in self.state:
             # A saved tensor comes back contiguous, and the layout shows in the last bit of a product.
             setattr(self, name, getattr(self, name).contiguous())
-        return self
 
     @torch.no_grad()
     def logits(self, X: Any) -> Tensor:
@@ -151,8 +158,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """X (n, p) -> softmax of the logits (n, N)."""
-        return functional.softmax(self.logits(X), dim=1).cpu().numpy()
+        """X (n, p) -> softmax of the logits (n, N), which `calibrate` scales."""
+        return self.probabilities(self.logits(X)).cpu().numpy()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (n, N) -> probabilities (n, N): the softmax, of t * logits if `calibrate` has found a t."""
+        return functional.softmax(
+            logits if self.calibration_ is None else self.calibration_.temperature * logits, dim=1
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """X (n, p) -> the labels (n,) of the largest logits."""
@@ -175,9 +188,90 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("tune needs the support, which is not saved: call fit first, in this process")
         embedding, key = self._queries(X_val, y_val)
         labels = self._encode(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel()).to(key.device)
+        self.calibration_ = None
         with threads_for(self._support.key):
             self._search(embedding, key, labels)
         return self
+
+    def calibrate(self) -> Self:
+        """Scale `predict_proba` to what the support says (`calibration`), in place; predictions stay.
+
+        Call it after `fit` and `tune`, in the same process. It fits up to 15 classifiers of a part of the support, and
+        up to 4 where the method trains.
+
+        Raises:
+            InputError: a classifier that was loaded and not fitted here.
+        """
+        check_is_fitted(self, "text_")
+        if not hasattr(self, "_support"):
+            raise InputError("calibrate needs the support, which is not saved: call fit first, in this process")
+        self.calibration_ = calibrate(self, self._support)
+        return self
+
+    def threshold(self, accuracy: float) -> float:
+        """The probability from which on predictions are at least so accurate (0 to 1), with 90 % confidence.
+
+        It holds for photos like the support: about equally many of each class, and none of an unknown class.
+
+        Raises:
+            InputError: not calibrated; or the support cannot show that accuracy, and the message says what it can.
+        """
+        check_is_fitted(self, "text_")
+        if self.calibration_ is None:
+            raise InputError("a reject threshold needs a calibrated classifier: call calibrate after fit, then save")
+        return self.calibration_.threshold(accuracy)
+
+    def predict_or_reject(self, X: Any, accuracy: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """X (n, p) -> the labels (n,) that `predict` gives, and which of them (n,) bool reach `threshold(accuracy)`."""
+        threshold = self.threshold(accuracy)
+        probability, rows = self.probabilities(self.logits(X)).max(dim=1)
+        return self.classes_[rows.cpu().numpy()], (probability >= threshold).cpu().numpy()
+
+    # -- one class more or less ---------------------------------------------------------------------------------------
+
+    def add_class(self, X: Any, label: Any, text: Any = None) -> Self:
+        """Learn one more class from its samples X (m, p), in place, without the samples of the others.
+
+        It comes last in `classes_`. Equal to fitting all classes together. The scale of `calibrate` stays as it is, its
+        threshold is dropped.
+
+        Args:
+            text: (d,) or (P, d) embeddings of the class's texts, where the classifier was fitted with texts.
+
+        Raises:
+            InputError: a method that cannot; bad features or text; a label that is there, or of another type.
+        """
+        check_is_fitted(self, "text_")
+        add_class(self, *self._queries(X), label, text)
+        return self
+
+    def remove_class(self, label: Any) -> Self:
+        """Forget a class, in place; what is said of the others stays or becomes as if it had never been there.
+
+        Raises:
+            InputError: a method that cannot; no such class; or one class only would be left.
+        """
+        check_is_fitted(self, "text_")
+        remove_class(self, label)
+        return self
+
+    def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
+        """The attributes that change with one more class, the last: its samples' unit embedding (m, d), key (m, f).
+
+        texts (N + 1, d) are all classes' unit embeddings.
+        """
+        raise InputError(
+            f"{self.method} cannot take one more class on its own; fit again, with the photos of all classes"
+        )
+
+    def _without_class(self, row: int) -> dict[str, Any]:
+        """The attributes that change with the class gone that is in this row.
+
+        Here for heads that score each class by itself: the class's row goes, and the other logits stay.
+        """
+        if any("M" in symbols for symbols in self.state.values()):
+            raise InputError(f"{self.method} cannot lose a class; fit again, with the photos of the others")
+        return drop_class(self, row)
 
     # -- shared parts -------------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class ExplainableClassifier(FewShotClassifier):
         total = text_lead + image_lead
         # Where neither part leads (all logits equal), the text decides by its order.
         image_share = torch.where(total > 0, image_lead / torch.where(total > 0, total, torch.ones_like(total)), 0.0)
-        probability = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
+        probability = self.probabilities(logits).gather(1, predicted[:, None])[:, 0]
         labels = self.classes_.tolist()
         supports = [()] * len(key) if cache is None else _best_supports(cache, predicted, labels, k)
         cosines, nearest = (embedding @ self.text_.T).topk(min(k, len(labels)), dim=1)

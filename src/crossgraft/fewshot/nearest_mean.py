@@ -6,7 +6,7 @@ unit vectors as in Snell et al., "Prototypical Networks for Few-shot Learning", 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,3 +33,7 @@ class NearestMean(FewShotClassifier):
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         return self.logit_scale * (key @ self.means_.T) + self.bias_
+
+    def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
+        mean = unit(key.mean(dim=0, keepdim=True))
+        return {"means_": torch.cat([self.means_, mean]), "bias_": torch.cat([self.bias_, self.bias_.new_zeros(1)])}

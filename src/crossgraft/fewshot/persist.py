@@ -24,6 +24,7 @@ from torch import Tensor
 
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import FewShotClassifier
+from crossgraft.fewshot.calibration import Calibration
 from crossgraft.fewshot.model_card import model_card
 from crossgraft.fewshot.registry import get_method
 
@@ -76,6 +77,7 @@ def save_classifier(
         "uses_text": classifier.text is not None,
         "n_features": classifier.n_features_in_,
         "n_parameters": classifier.n_parameters_,
+        "calibration": None if classifier.calibration_ is None else classifier.calibration_.to_json(),
         "tensors": {name: {"shape": list(t.shape), "dtype": _dtype(t)} for name, t in tensors.items()},
         "encoder": None if encoder is None else dict(encoder),
         "extra": None if extra is None else dict(extra),
@@ -112,7 +114,7 @@ def load_classifier(
 ) -> FewShotClassifier:
     """Load a classifier that `save_classifier` wrote. It predicts what the saved one did, to the bit, on one machine.
 
-    It has what predicting needs; `tune` needs a new `fit`.
+    It has what predicting needs; `tune` and `calibrate` need a new `fit`.
 
     Args:
         encoder_fingerprint: refuse an adapter made for another encoder.
@@ -137,6 +139,9 @@ def load_classifier(
     classifier.classes_ = _read_classes(config)
     classifier.n_features_in_ = config.get("n_features", int)
     classifier.n_parameters_ = config.get("n_parameters", int)
+    calibration = config.values.get("calibration")  # absent from adapters that were saved before there was one
+    if calibration is not None:
+        classifier.calibration_ = _checked(config, "calibration", lambda: Calibration.from_json(calibration))
     tensors = _read_tensors(tensor_path, method, len(classifier.classes_), classifier.n_features_in_)
     for name, value in tensors.items():
         # A fresh copy is aligned as it was at `fit`; a view into the file is not, and that shows in the last bit.

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from crossgraft.fewshot.base import Candidates
 from crossgraft.fewshot.cache import affinity, vote_weights, votes
+from crossgraft.fewshot.classes import drop_class
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier, own_class_only
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.registry import register
@@ -90,6 +91,18 @@ class TipAdapter(ExplainableClassifier):
 
         yield Candidates(params, score)
 
+    def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
+        labels = torch.cat([self.labels_, self.labels_.new_full((len(key),), len(texts) - 1)])
+        return self._cached(torch.cat([self.keys_, key]), labels, len(texts))
+
+    def _without_class(self, row: int) -> dict[str, Any]:
+        kept = drop_class(self, row)
+        return self._cached(kept["keys_"], kept["labels_"], len(self.text_) - 1)
+
+    def _cached(self, keys: Tensor, labels: Tensor, n_classes: int) -> dict[str, Any]:
+        weights = vote_weights(labels, n_classes, balanced=self.balanced, dtype=keys.dtype)
+        return {"keys_": keys, "labels_": labels, "weights_": weights}
+
 
 @register("tip-adapter-f")
 class TipAdapterF(TrainedCache, TipAdapter):
@@ -146,3 +159,7 @@ class TipAdapterF(TrainedCache, TipAdapter):
         )
         self.keys_ = self.keys_.detach()
         return self.keys_.numel()
+
+    def _cached(self, keys: Tensor, labels: Tensor, n_classes: int) -> dict[str, Any]:
+        """A new class's keys are taken as they are, the others stay as trained."""
+        return super()._cached(keys, labels, n_classes) | {"n_parameters_": keys.numel()}

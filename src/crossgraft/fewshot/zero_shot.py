@@ -5,6 +5,8 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from crossgraft.fewshot.evidence import ExplainableClassifier
@@ -28,3 +30,6 @@ class ZeroShot(ExplainableClassifier):
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         return zero_shot_logits(embedding, self.text_, self.logit_scale)
+
+    def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
+        return {}
