@@ -184,8 +184,8 @@ def clip_art(packages: Path) -> list[Picture]:
 def digits(_: Path) -> list[Picture]:
     """The digits that scikit-learn carries: 8 x 8 grey values, here ink on paper, 64 px.
 
-    They lie in the order in which they were collected from 13 writers, so train and val come from the first half and
-    test from the last third, and mostly from other hands.
+    13 people wrote them, and neighbours in the list look alike. So train and val come from its first half and test from
+    its last third, and most likely mostly from other hands.
     """
     data = load_digits()
     values = data.images.astype(np.uint8)
