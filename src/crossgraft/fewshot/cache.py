@@ -12,7 +12,7 @@ from torch import Tensor
 
 def affinity(similarity: Tensor, beta: float) -> Tensor:
     """exp(-beta (1 - cosine)) of cosines (n, M) -> (n, M); 1 where the cosine is 1, sharper for a larger beta."""
-    return torch.exp(beta * (similarity - 1))
+    return (similarity - 1).mul_(beta).exp_()  # in place: half the time on a large cache
 
 
 def vote_weights(labels: Tensor, n_classes: int, *, balanced: bool, dtype: torch.dtype) -> Tensor:
