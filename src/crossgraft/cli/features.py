@@ -23,6 +23,9 @@ def features(
         int | None, typer.Option(min=1, help="Images a forward pass.  [default: 4 on a CPU, 64 elsewhere]")
     ] = None,
     workers: Workers = 1,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: Ray Data on this machine or the cluster at RAY_ADDRESS; the same bytes.")
+    ] = "local",
     device: Device = "auto",
     dtype: Dtype = "float32",
     draft: Draft = False,
@@ -37,7 +40,15 @@ def features(
     paths = [path for part in (images.train, images.val, images.test) if part is not None for path in part.paths]
     encoder = load_encoder(model, device=device, dtype=dtype, draft=draft)
     done = extract(
-        paths, encoder, out, views=views, grid=grid, batch_size=batch_size, shard_size=shard_size, workers=workers
+        paths,
+        encoder,
+        out,
+        views=views,
+        grid=grid,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        workers=workers,
+        engine=engine,
     )
     if not done.hash_of:
         raise InputError(f"none of {len(paths)} images can be read; the reasons are in {out / 'skipped.json'}")

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -45,6 +45,18 @@ class ShardJob:
     threads: int
 
 
+@dataclass(frozen=True)
+class EncodedShard:
+    """One shard as `write_shard` takes it. `lost` are the hashes that no file holds any more (changed or removed since
+    they were planned); a shard that lost one is not to be written, and its `tensors` are empty."""
+
+    number: int
+    tensors: dict[str, Tensor]
+    hashes: list[str]
+    skipped: dict[str, str]
+    lost: set[str]
+
+
 def default_batch_size(device: torch.device) -> int:
     """Images a forward pass: 4 on a CPU, where larger batches only fill caches and memory, 64 on an accelerator."""
     return 4 if device.type == "cpu" else 64
@@ -66,43 +78,65 @@ def keep_freed_memory() -> None:
 def encode_shards(job: ShardJob, encoder: Encoder, report: Callable[[int], None]) -> set[str]:
     """Encode and commit each shard of a job; `report` is told how many images were just dealt with.
 
-    Returns the hashes that no file holds any more (changed or removed since they were planned); their shards are not
-    written. Raises InputError, naming the image, if the encoder gives NaN or infinity.
+    Returns the hashes that no file holds any more; their shards are not written. Raises InputError, naming the image,
+    if the encoder gives NaN or infinity.
     """
+    vanished: set[str] = set()
+    with closing(encoded_shards(job, encoder, report)) as shards:
+        for shard in shards:
+            if shard.lost:
+                vanished |= shard.lost
+            else:
+                write_shard(job.folder, job.plan, shard.number, shard.tensors, shard.hashes, shard.skipped)
+    return vanished
+
+
+def encoded_shards(
+    job: ShardJob, encoder: Encoder, report: Callable[[int], None] = lambda count: None
+) -> Generator[EncodedShard, None, None]:
+    """What `encode_shards` commits, shard by shard."""
     if encoder.device.type == "cpu":
         keep_freed_memory()
-    vanished: set[str] = set()
     with closing(_decoded(job, encoder.preprocess)) as stream:
         for number in job.shards:
-            planned = job.plan.shards[number]
-            encoded: list[dict[str, Tensor]] = []
-            hashes: list[str] = []
-            skipped: dict[str, str] = {}
-            lost: set[str] = set()
-            for start in range(0, len(planned), job.batch_size):
-                chunk = planned[start : start + job.batch_size]
-                pixels: dict[str, Tensor] = {}
-                for h in chunk:
-                    outcome = next(stream)
-                    if outcome is None:
-                        lost.add(h)
-                    elif isinstance(outcome, str):
-                        skipped[h] = outcome
-                    else:
-                        pixels[h] = outcome
-                if pixels:
-                    encoded.append(_encode(encoder, pixels, job))
-                    hashes.extend(pixels)
-                report(len(chunk))
-            if lost:
-                vanished |= lost
-                continue
-            tensors = {
-                name: torch.cat([rows[name] for rows in encoded]) if encoded else torch.zeros(shape)
-                for name, shape in job.plan.shapes(len(hashes)).items()
-            }
-            write_shard(job.folder, job.plan, number, tensors, hashes, skipped)
-    return vanished
+            yield _encode_shard(job, number, encoder, stream, report)
+
+
+def _encode_shard(
+    job: ShardJob,
+    number: int,
+    encoder: Encoder,
+    stream: Iterator[Tensor | str | None],
+    report: Callable[[int], None],
+) -> EncodedShard:
+    """Encode the next shard of the stream of decoded images."""
+    planned = job.plan.shards[number]
+    encoded: list[dict[str, Tensor]] = []
+    hashes: list[str] = []
+    skipped: dict[str, str] = {}
+    lost: set[str] = set()
+    for start in range(0, len(planned), job.batch_size):
+        chunk = planned[start : start + job.batch_size]
+        pixels: dict[str, Tensor] = {}
+        for h in chunk:
+            outcome = next(stream)
+            if outcome is None:
+                lost.add(h)
+            elif isinstance(outcome, str):
+                skipped[h] = outcome
+            else:
+                pixels[h] = outcome
+        if pixels:
+            encoded.append(_encode(encoder, pixels, job))
+            hashes.extend(pixels)
+        report(len(chunk))
+    if lost:
+        return EncodedShard(number, {}, [], {}, lost)
+    tensors = {
+        name: torch.cat([rows[name] for rows in encoded]) if encoded else torch.zeros(shape)
+        for name, shape in job.plan.shapes(len(hashes)).items()
+    }
+    return EncodedShard(number, tensors, hashes, skipped, lost)
 
 
 def _decoded(job: ShardJob, preprocess: Preprocess) -> Generator[Tensor | str | None, None, None]:
@@ -165,6 +199,14 @@ def _encode(encoder: Encoder, pixels: dict[str, Tensor], job: ShardJob) -> dict[
                 f"its weights are damaged, or {encoder.dtype} is too narrow for it: try another encoder or dtype"
             )
     return rows
+
+
+def planned_encoder(factory: Callable[[], Encoder], plan: StorePlan) -> Encoder:
+    """The encoder that a worker makes for itself. Raises InputError if it is not the one of the plan."""
+    encoder = factory()
+    if encoder.fingerprint != plan.encoder.fingerprint:
+        raise InputError(f"{encoder.name}: the encoder changed on disk while the run was starting; run again")
+    return encoder
 
 
 def encode_in_processes(
@@ -237,9 +279,7 @@ def _work(job: ShardJob, factory: Callable[[], Encoder], sender: connection.Conn
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(job.threads)
     try:
-        encoder = factory()
-        if encoder.fingerprint != job.plan.encoder.fingerprint:
-            raise InputError(f"{encoder.name}: the encoder changed on disk while the run was starting; run again")
+        encoder = planned_encoder(factory, job.plan)
         sender.send(("done", encode_shards(job, encoder, lambda count: sender.send(("encoded", count)))))
     except InputError as error:
         sender.send(("input", str(error)))

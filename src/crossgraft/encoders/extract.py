@@ -25,6 +25,7 @@ from crossgraft.files import exclusive, read_json, write_bytes, write_json
 
 MAX_FILE_BYTES = 1 << 29  # no photo: refused unread, so that a stray video or archive does not fill the memory
 _SAVE_EVERY = 30.0  # seconds between writes of files.json while hashing
+ENGINES = ("local", "ray")
 _STRAY = re.compile(r"\..*\.tmp")  # what `write_bytes` was writing when the run was killed
 _OWN_FILES = {"lock", "files.json", "shards"}  # what a run killed before its plan leaves
 
@@ -56,6 +57,7 @@ def extract(
     batch_size: int | None = None,
     shard_size: int = 128,
     workers: int = 1,
+    engine: str = "local",
     progress: bool = True,
     wait: bool = False,
     encoder_factory: Callable[[], Encoder] | None = None,
@@ -72,14 +74,16 @@ def extract(
         batch_size: images a forward pass; default 4 on a CPU, 64 on an accelerator.
         shard_size: images a shard. At most this much work is lost when a run is killed.
         workers: processes that encode, each with its own copy of the encoder and its share of the cores.
+        engine: "local", processes of this machine, or "ray", actors of Ray Data here or on a cluster
+            (`ray_engine.encode_on_ray`). The store comes out the same to the byte.
         progress: show progress on stderr if the work is likely to take over two seconds.
         wait: if another run is writing to `out`, wait until it is done; else that is an error.
         encoder_factory: a picklable function that makes the encoder in a worker process; default `load_encoder` with
             the encoder's name, device and dtype.
 
     Raises:
-        InputError: bad arguments; `out` holds something else, a store with other settings, or damaged files; another
-            run is writing to it; the encoder gives NaN.
+        InputError: bad arguments; engine "ray" without Ray or its cluster; `out` holds something else, a store with
+            other settings, or damaged files; another run is writing to it; the encoder gives NaN.
         CrossgraftError: a worker process died.
     """
     started = time.monotonic()
@@ -88,6 +92,8 @@ def extract(
     for name, value, least in (("views", views, 0), ("shard_size", shard_size, 1), ("workers", workers, 1)):
         if value < least:
             raise InputError(f"{name} is {value}, expected at least {least}")
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is unknown: choose from {', '.join(ENGINES)}")
     if batch_size is None:
         batch_size = default_batch_size(encoder.device)
     elif batch_size < 1:
@@ -104,8 +110,15 @@ def extract(
             store = _extend_plan(store, list(sources), shard_size)
             job = ShardJob(out, store.plan, store.pending, sources, batch_size, os.cpu_count() or 1)
             meter.start("encoding", sum(len(store.plan.shards[number]) for number in store.pending))
-            if workers > 1 and store.pending:
-                vanished = encode_in_processes(job, workers, encoder_factory or _loader(encoder), meter.advance)
+            if engine == "ray" and store.pending:
+                from crossgraft.encoders.ray_engine import encode_on_ray  # Ray is an extra
+
+                # An actor's GPU has the number 0, whichever it is.
+                factory = encoder_factory or _loader(encoder, encoder.device.type)
+                vanished = encode_on_ray(job, workers, factory, encoder.device, meter.advance)
+            elif workers > 1 and store.pending:
+                factory = encoder_factory or _loader(encoder, str(encoder.device))
+                vanished = encode_in_processes(job, workers, factory, meter.advance)
             else:
                 vanished = encode_shards(job, encoder, meter.advance)
             store = FeatureStore.open(out)
@@ -181,11 +194,11 @@ def _extend_plan(store: FeatureStore, hashes: list[str], shard_size: int) -> Fea
     return FeatureStore.open(store.path)
 
 
-def _loader(encoder: Encoder) -> Callable[[], Encoder]:
+def _loader(encoder: Encoder, device: str) -> Callable[[], Encoder]:
     from crossgraft.encoders.load import load_encoder  # it imports every encoder there is
 
     how = {key: encoder.identity[key] for key in ("dtype", "draft")}
-    return partial(load_encoder, encoder.name, device=str(encoder.device), **how)
+    return partial(load_encoder, encoder.name, device=device, **how)
 
 
 def _hash_files(paths: Sequence[Path], out: Path, meter: Meter) -> tuple[dict[Path, str], dict[Path, str]]:

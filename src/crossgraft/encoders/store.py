@@ -145,15 +145,19 @@ def write_shard(
     folder: Path, plan: StorePlan, number: int, tensors: dict[str, Tensor], hashes: list[str], skipped: dict[str, str]
 ) -> None:
     """Commit one shard: `tensors` as `plan.shapes(len(hashes))` says, `skipped` = {hash: reason} for the others."""
+    write_bytes(shard_path(folder, number), shard_bytes(plan, tensors, hashes, skipped))
+
+
+def shard_bytes(plan: StorePlan, tensors: dict[str, Tensor], hashes: list[str], skipped: dict[str, str]) -> bytes:
+    """The content of the file that `write_shard` writes."""
     shapes = plan.shapes(len(hashes))
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != shapes:
-        raise InputError(f"{folder}: encoder {plan.encoder.name} gave {found}; by its own dimensions expected {shapes}")
+        raise InputError(f"encoder {plan.encoder.name} gave {found}; by its own dimensions expected {shapes}")
     record = {"fingerprint": plan.encoder.fingerprint, "hashes": hashes, "skipped": skipped}
-    data = save(
+    return save(
         {name: tensor.float().contiguous() for name, tensor in tensors.items()}, {_METADATA: json.dumps(record)}
     )
-    write_bytes(shard_path(folder, number), data)
 
 
 def _check_shard(path: Path, file: Any, plan: StorePlan, planned: list[str]) -> tuple[list[str], dict[str, str]]:
