@@ -35,7 +35,7 @@ from crossgraft.pocket.sources import Wheel
 from crossgraft.pocket.wheels import fetch_wheel
 
 PARTS = ("train", "val", "test")
-TRAIN, VAL = 16, 4  # pictures a class, where a class has enough
+VAL = 4  # pictures a class, where a class has enough
 
 EASY_VQA = Wheel(
     "easy-vqa",
@@ -45,7 +45,7 @@ EASY_VQA = Wheel(
     "MIT",
 )
 EASY_VQA_FILE = "easy_vqa-1.0-py3-none-any.whl"
-EASY_VQA_TEST = 20  # pictures a class
+EASY_VQA_TRAIN, EASY_VQA_TEST = 24, 20  # pictures a class: more than 16, so that seeds draw different 16
 COLOURS = {
     "black": (0, 0, 0),
     "blue": (0, 0, 255),
@@ -64,7 +64,7 @@ OPENCLIPART_SHA256 = "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20
 OPENCLIPART_TRAIN, OPENCLIPART_VAL = 8, 2  # its classes are small
 
 DIGITS_SHA256 = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"  # of the values, uint8 (1797, 8, 8)
-DIGITS_TEST = 60  # pictures a class
+DIGITS_TRAIN, DIGITS_TEST = 32, 60  # pictures a class
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -152,9 +152,9 @@ def easy_vqa(packages: Path) -> list[Picture]:
                     if seen(image) == label:
                         of_class.setdefault(" ".join(label), {})[f"{half}-{number}"] = image
             for name, images in sorted(of_class.items()):
-                wanted = TRAIN + VAL if half == "train" else EASY_VQA_TEST
+                wanted = EASY_VQA_TRAIN + VAL if half == "train" else EASY_VQA_TEST
                 for i, picture in enumerate(by_hash(images, f"easy-vqa/{name}")[:wanted]):
-                    part = "test" if half == "test" else "train" if i < TRAIN else "val"
+                    part = "test" if half == "test" else "train" if i < EASY_VQA_TRAIN else "val"
                     pictures.append(Picture(picture, name, part, images[picture]))
     return pictures
 
@@ -197,7 +197,7 @@ def digits(_: Path) -> list[Picture]:
         numbers = np.flatnonzero(data.target == digit)
         halves = [f"{n:04d}" for n in numbers if n < 900], [f"{n:04d}" for n in numbers if n >= 1200]
         early, late = (by_hash(names, f"sklearn-digits/{word}") for names in halves)
-        chosen = [(n, "train" if i < TRAIN else "val") for i, n in enumerate(early[: TRAIN + VAL])]
+        chosen = [(n, "train" if i < DIGITS_TRAIN else "val") for i, n in enumerate(early[: DIGITS_TRAIN + VAL])]
         for name, part in chosen + [(n, "test") for n in late[:DIGITS_TEST]]:
             ink = Image.fromarray((255 - values[int(name)].astype(np.float32) * 255 / 16).astype(np.uint8))
             image = ink.resize((64, 64), Image.Resampling.BICUBIC).convert("RGB")

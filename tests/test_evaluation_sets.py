@@ -241,7 +241,7 @@ def test_digits_have_every_class_and_no_picture_twice(sets: ModuleType, tmp_path
     names = {(picture.label, picture.name) for picture in pictures}
     assert len(names) == len(pictures)
     trained = [picture for picture in pictures if picture.part == "train"]
-    assert len(trained) == 10 * sets.TRAIN
+    assert len(trained) == 10 * sets.DIGITS_TRAIN
     assert {p.label for p in pictures if p.part == "test"} == {p.label for p in trained}
     latest = max(int(picture.name) for picture in pictures if picture.part != "test")
     assert latest < min(int(picture.name) for picture in pictures if picture.part == "test")
