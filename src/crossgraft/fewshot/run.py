@@ -32,8 +32,8 @@ class Fit:
     """One fitted classifier and its scores, by test set.
 
     `support` are the images that it learned from, `support_labels` their classes (rows of `ImageData.classes`),
-    `support_hashes` the SHA-256 (hex) of their files. `records` says of each test image what was predicted: in the fits at the last number of shots with the first seed (those that the
-    command line saves), else None.
+    `support_hashes` the SHA-256 (hex) of their files. `records` says of each test image what was predicted: in the fits
+    at the last number of shots with the first seed (those that the command line saves), else None.
     """
 
     method: str

@@ -38,7 +38,7 @@ def bar_chart(rows: Sequence[BarRow], *, title: str, width: int) -> Markup:
     x = Scale(0, axis[-1], left, width - (92 if any(row.remark for row in rows) else 48))
     parts, top = [], 8.0
     for row in rows:
-        if narrow:
+        if narrow and row.name:
             parts.append(tag("text", tag("title", row.name), shorten(row.name, 40), class_="name", x=left, y=top + 10))
             top += 16
         height = BAR * len(row.bars)
@@ -51,7 +51,7 @@ def bar_chart(rows: Sequence[BarRow], *, title: str, width: int) -> Markup:
             parts.append(
                 tag("text", row.remark, class_="remark", x=width - 2, y=top + height / 2 + 4, text_anchor="end")
             )
-        top += height + GAP
+        top += height + GAP if row.bars else 12
     bottom = top + 4
     grid = [
         join(
@@ -93,16 +93,16 @@ def _bar(bar: Bar, style: int, x: Scale, y: float) -> Markup:
 
 def dot_chart(rows: Sequence[tuple[str, float | None]], *, title: str, unit: str) -> Markup:
     """One value a row on a logarithmic axis; zero stands at its left end as "none", None as "not measured"."""
-    width, left, line = 350.0, 122.0, 21.0
+    width, left, line = 310.0, 112.0, 21.0
     values = [value for _, value in rows if value]
     axis = decades(min(values), max(values)) if values else [1.0, 10.0]
-    x = Scale(axis[0], axis[-1], left + 10, width - 62, log=True)
+    x = Scale(axis[0], axis[-1], left + 10, width - 50, log=True)
     height = 12 + line * len(rows)
     parts = []
     for i, (name, value) in enumerate(rows):
         y = 14 + line * i
         parts.append(
-            tag("text", tag("title", name), shorten(name, 17), class_="name", x=left - 8, y=y + 4, text_anchor="end")
+            tag("text", tag("title", name), shorten(name, 15), class_="name", x=left - 8, y=y + 4, text_anchor="end")
         )
         if value:
             parts.append(tag("line", class_="stem", x1=left, x2=x(value), y1=y, y2=y))

@@ -35,26 +35,27 @@ def cases_section(group: Group, key: str, thumbnails: Thumbnails, notes: list[st
     first = found[ordered[0][0]]
     lead = note(
         f"Recorded for {shots_text(first.shots)} and seed {first.seed}. Misses are those that the method was surest "
-        "of; hits run from its surest to its least sure."
+        "of; hits run from its surest to its least sure. The bar: how much of the lead of the predicted class over the "
+        "mean of all comes from support photos, and how much from class texts; below it the photos that voted, with "
+        "what each adds to the logit. An affinity ratio g, where there is one, is the image cache's weight beside the "
+        "text cache's."
     )
     missing = note("Not recorded: ", ", ".join(absent), ".") if absent else None
     return section(f"{key}-images", "Image by image", lead, *parts, missing)
 
 
 def _method(recorded: Recorded, name: str, thumbnails: Thumbnails, opened: bool) -> Markup:
-    parts = []
+    parts: list[Markup] = []
     for test, one in recorded.tests.items():
+        content = join([_confusions(one, thumbnails), _evidence(one, thumbnails)])
+        wrong = tag("span", f"{one.misses:,} of {plural(one.images, 'photo')} wrong", class_="aside")
         if len(recorded.tests) > 1:
-            parts.append(tag("h4", "Test set ", tag("bdi", test)))
-        parts.append(_confusions(one, thumbnails))
-        parts.append(_evidence(one, thumbnails))
+            content = tag("details", tag("summary", "Test set ", tag("bdi", test), wrong), content, open=not parts)
+        parts.append(content)
     misses = sum(one.misses for one in recorded.tests.values())
     images = sum(one.images for one in recorded.tests.values())
-    summary = tag(
-        "summary",
-        tag("b", tag("bdi", name)),
-        tag("span", f"{misses:,} of {plural(images, 'photo')} wrong", class_="aside"),
-    )
+    wrong = tag("span", f"{misses:,} of {plural(images, 'photo')} wrong", class_="aside")
+    summary = tag("summary", tag("b", tag("bdi", name)), wrong)
     return tag("details", summary, *parts, open=opened, class_="method")
 
 
@@ -81,7 +82,7 @@ def _pair(pair: Confusion, thumbnails: Thumbnails) -> Markup:
     example = None
     if pair.example is not None:
         says = f"a support photo of {shorten(pair.predicted, 60)}"
-        example = tag("span", thumbnails(pair.example, says), tag("small", "learned from"), class_="example")
+        example = tag("span", thumbnails(pair.example, says), tag("small", "support"), class_="example")
     return join(
         [
             tag(
@@ -112,7 +113,7 @@ def _evidence(one: RecordedTest, thumbnails: Thumbnails) -> Markup:
 
 def _case(case: Case, thumbnails: Thumbnails) -> Markup:
     verdict = tag("span", "hit", class_="badge hit") if case.hit else tag("span", "miss", class_="badge miss")
-    truth = None if case.hit else tag("p", "is ", _name(case.truth), class_="truth")
+    truth = None if case.hit else tag("p", "but it is ", _name(case.truth), class_="truth")
     head = tag(
         "div",
         thumbnails(case.picture, f"test photo of {shorten(case.truth, 60)}"),
@@ -129,7 +130,7 @@ def _case(case: Case, thumbnails: Thumbnails) -> Markup:
 
 
 def _ranking(case: Case) -> Markup:
-    rest = [pair for pair in case.top if pair[0] != case.predicted][:3]
+    rest = [pair for pair in case.top if pair[0] != case.predicted and pair[1] >= 0.005][:3]
     return (
         join(["then ", *_between([join([_name(name), f" {value:.0%}"]) for name, value in rest])]) if rest else join([])
     )
@@ -158,8 +159,9 @@ def _shares(case: Case) -> Markup:
 
 
 def _votes(case: Case, thumbnails: Thumbnails) -> Markup:
-    if not case.votes:
-        return tag("p", "No photo voted: this method asks the class texts alone.", class_="aside")
+    votes = [vote for vote in case.votes if vote.contribution]
+    if not votes:
+        return tag("p", "No support photo voted.", class_="aside")
     items = [
         tag(
             "li",
@@ -167,7 +169,7 @@ def _votes(case: Case, thumbnails: Thumbnails) -> Markup:
             tag("small", _name(vote.label, 24)),
             tag("small", f"{vote.contribution:+.2f}".replace("-", "\u2212"), class_="value"),
         )
-        for vote in case.votes
+        for vote in votes
     ]
     return tag("ul", *items, class_="votes", aria_label="Support photos, by what they add to the logit")
 

@@ -11,6 +11,8 @@ from crossgraft.reporting.scales import Scale, spread, ticks
 
 WIDE, NARROW = 760, 350
 _LINE_GAP = 15.0
+_BANDS = (0, 1)
+"""The styles whose bands are always drawn, under all lines; the others show theirs when they are pointed at."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def line_chart(
         tag("title", title),
         tag("clipPath", tag("rect", x=34, y=y.end, width=x.end - 34 + 8, height=y.start - y.end), id=f"{key}-{width}"),
         _grid(x, y, x_ticks, y_ticks, x_title, height),
+        *(_band(lines[i], x, y, f"{key}-{width}") for i in order if lines[i].style in _BANDS),
         *(_line(lines[i], labels[i], ends[i], x, y, f"{key}-{width}") for i in order),
         class_="chart",
         viewBox=f"0 0 {width} {height:.0f}",
@@ -102,20 +105,24 @@ def _grid(
     )
 
 
+def _band(line: Line, x: Scale, y: Scale, clip: str) -> Markup | None:
+    banded = [(p, p.low, p.high) for p in line.points if p.low is not None and p.high is not None]
+    if len(banded) < 2:
+        return None
+    edge = [f"{x(p.x):.1f},{y(high):.1f}" for p, _, high in banded]
+    edge += [f"{x(p.x):.1f},{y(low):.1f}" for p, low, _ in reversed(banded)]
+    style = "muted" if line.style is None else f"c{line.style}"
+    return tag("polygon", class_=f"band {style}", points=" ".join(edge), clip_path=f"url(#{clip})")
+
+
 def _line(line: Line, label: str, label_y: float, x: Scale, y: Scale, clip: str) -> Markup:
     style = "muted" if line.style is None else f"c{line.style}"
     path = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in line.points)
-    banded = [(p, p.low, p.high) for p in line.points if p.low is not None and p.high is not None]
-    band = None
-    if len(banded) > 1:
-        edge = [f"{x(p.x):.1f},{y(high):.1f}" for p, _, high in banded]
-        edge += [f"{x(p.x):.1f},{y(low):.1f}" for p, low, _ in reversed(banded)]
-        band = tag("polygon", class_="band", points=" ".join(edge), clip_path=f"url(#{clip})")
     last = line.points[-1]
     leader = f"M{x(last.x) + 6:.1f} {y(last.y):.1f}L{x.end + 16:.1f} {label_y:.1f}"
     return tag(
         "g",
-        band,
+        _band(line, x, y, clip) if line.style not in _BANDS else None,
         tag("polyline", class_="line", points=path) if len(line.points) > 1 else None,
         *(
             tag(

@@ -25,7 +25,7 @@ def note(*children: object) -> Markup:
 
 def score_text(score: Score) -> str:
     """93.1 ± 0.4, the spread being the standard deviation over seeds; 93.1 for one seed."""
-    spread = f" ± {score.std:.1f}" if len(score.per_seed) > 1 else ""
+    spread = f"\u00a0±\u00a0{score.std:.1f}" if len(score.per_seed) > 1 else ""
     return f"{score.mean:.1f}{spread}"
 
 
@@ -45,6 +45,7 @@ def accuracy_section(group: Group, key: str) -> Markup:
         seeds = max(len(run.seeds) for run in group.runs)
         said = f"Bands and whiskers are 95 % confidence intervals of the mean over {seeds} seeds (Student's t)"
         said += "; with two seeds they are very wide." if seeds == 2 else "."
+        said += " Two lines show theirs; point at another line for its own."
     else:
         said = "One seed: no band can be drawn, and a difference between methods may be luck of the draw."
     if len(group.shots) == 1:
@@ -95,7 +96,7 @@ def shift_section(group: Group, key: str) -> Markup | None:
     if len(group.tests) < 2:
         return None
     first, *others = group.tests
-    rows = []
+    rows = [BarRow("", (), "shift")]
     for row, result in group.last(first):
         tests = row.record.tests
         bars = []
@@ -166,7 +167,7 @@ def trust_section(group: Group, key: str) -> Markup:
         charts = []
         for row, result in rows:
             error = result.calibration_error
-            caption = f"{error.mean:.1f} % calibration error" if error else "calibration error not recorded"
+            caption = f"ECE {score_text(error)} %" if error else "ECE not recorded"
             charts.append(
                 tag(
                     "figure",
@@ -185,7 +186,7 @@ def trust_section(group: Group, key: str) -> Markup:
     lead = note(
         f"At {shots_text(group.shots[-1])}, all seeds together. A dot gathers predictions of similar probability, its "
         "area how many; on the dashed line a stated 80 % is right 80 % of the time, below it the method is too sure of "
-        "itself. The expected calibration error is the mean distance from the line, over 15 bins."
+        "itself. The expected calibration error (ECE) is the mean distance from the line, over 15 bins."
     )
     return section(f"{key}-trust", "Can its probabilities be trusted?", lead, *parts)
 
