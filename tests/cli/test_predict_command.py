@@ -92,6 +92,7 @@ def test_a_broken_image_among_good_ones_costs_itself(cli: Cli, adapters: Path, c
         "probabilities": {},
         "error": "no such file",
         "evidence": None,
+        "unsure": False,
     }
     outcome = cli("predict", adapters / "linear-probe", *images)
     assert outcome.code == 0

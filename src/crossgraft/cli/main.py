@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossgraft import __version__
-from crossgraft.cli import export, features, fewshot, models, predict, report
+from crossgraft.cli import classes, export, features, fewshot, models, predict, report
 from crossgraft.errors import CrossgraftError
 
 INTERRUPTED = 130
@@ -24,6 +24,7 @@ app.add_typer(models.app, name="models")
 app.command("features")(features.features)
 app.command("fewshot")(fewshot.fewshot)
 app.command("predict")(predict.predict)
+app.add_typer(classes.app, name="classes")
 app.command("export")(export.export)
 app.command("report")(report.report)
 

@@ -20,6 +20,12 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show an image.")] = 3,
     explain: Annotated[bool, typer.Option(help="Which support photos and class texts voted, and how much.")] = False,
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            help="Say 'unsure' unless labels are at least so accurate, such as 0.95; learned from the support."
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the encoder is, if it moved; it has to be the same one.")
     ] = None,
@@ -30,13 +36,16 @@ def predict(
     from crossgraft.fewshot.predictor import Predictor
 
     predictor = Predictor.load(adapter, model=model, device=device)
-    predictions = predictor(images, top=top, explain=explain)
+    predictions = predictor(images, top=top, explain=explain, reject=reject)
     support = predictor.config["extra"].get("support", [])
     if as_json:
         print_json(
             {
                 "adapter": str(adapter),
                 "method": predictor.classifier.method,
+                "reject": None
+                if reject is None
+                else {"accuracy": reject, "threshold": predictor.classifier.threshold(reject)},
                 "predictions": [_plain(p, support) for p in predictions],
             }
         )
@@ -52,7 +61,7 @@ def _print(predictions: list[Prediction], support: list[str]) -> None:
             say(f"{prediction.image}: skipped, {prediction.error}")
             continue
         ranked = ", ".join(f"{name} {value:.1%}" for name, value in prediction.probabilities.items())
-        typer.echo(f"{prediction.image}: {ranked}")
+        typer.echo(f"{prediction.image}: unsure ({ranked})" if prediction.unsure else f"{prediction.image}: {ranked}")
         if prediction.evidence:
             _print_evidence(_plain(prediction, support)["evidence"])
 

@@ -29,6 +29,14 @@ from crossgraft.errors import InputError
 from crossgraft.fewshot.calibration import Calibration, calibrate
 from crossgraft.fewshot.classes import add_class, drop_class, remove_class
 from crossgraft.fewshot.features import Support, blocks, class_means, many_classes, mean_text, read_features, unit
+from crossgraft.fewshot.inputs import (
+    encode_labels,
+    read_classes,
+    read_texts,
+    refuse_empty,
+    refuse_sealed,
+    split_features,
+)
 from crossgraft.fewshot.threads import threads_for
 
 
@@ -113,7 +121,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: bad features or labels, a label outside `classes`, one class only, sealed test labels.
         """
-        _refuse_sealed(y)
+        refuse_sealed(y)
         self.check_params()
         features, y = read_features(self, X, y, reset=True)
         try:
@@ -126,12 +134,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if device.type == "mps":  # it has no float64
             features = features.float()
         features = features.to(device)
-        texts = None if self.text is None else self._read_text(features)
-        self.classes_ = self._read_classes(y, texts)
-        labels = self._encode(y).to(device)
-        embedding, key = _split(features, features.shape[1] if texts is None else texts.shape[2])
+        texts = None if self.text is None else read_texts(self.text, features)
+        self.classes_ = read_classes(self.classes, y, texts)
+        labels = encode_labels(y, self.classes_).to(device)
+        embedding, key = split_features(features, features.shape[1] if texts is None else texts.shape[2])
         if texts is None:
-            _refuse_empty(labels, self.classes_)
+            refuse_empty(labels, self.classes_)
             texts = unit(class_means(embedding, labels, len(self.classes_)))[:, None]
         self._learn(Support(embedding, key, labels, mean_text(texts), texts))
         return self
@@ -163,9 +171,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (n, N) -> probabilities (n, N): the softmax, of t * logits if `calibrate` has found a t."""
-        return functional.softmax(
-            logits if self.calibration_ is None else self.calibration_.temperature * logits, dim=1
-        )
+        if self.calibration_ is not None:
+            logits = self.calibration_.temperature * logits
+        return functional.softmax(logits, dim=1)
 
     def predict(self, X: Any) -> np.ndarray:
         """X (n, p) -> the labels (n,) of the largest logits."""
@@ -182,12 +190,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: bad features or labels, sealed test labels, or a classifier that was loaded and not fitted here.
         """
-        _refuse_sealed(y_val)
+        refuse_sealed(y_val)
         check_is_fitted(self, "text_")
         if not hasattr(self, "_support"):
             raise InputError("tune needs the support, which is not saved: call fit first, in this process")
         embedding, key = self._queries(X_val, y_val)
-        labels = self._encode(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel()).to(key.device)
+        labels = encode_labels(np.asarray(y_val.cpu() if isinstance(y_val, Tensor) else y_val).ravel(), self.classes_)
+        labels = labels.to(key.device)
         self.calibration_ = None
         with threads_for(self._support.key):
             self._search(embedding, key, labels)
@@ -196,8 +205,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def calibrate(self) -> Self:
         """Scale `predict_proba` to what the support says (`calibration`), in place; predictions stay.
 
-        Call it after `fit` and `tune`, in the same process. It fits up to 15 classifiers of a part of the support, and
-        up to 4 where the method trains.
+        Call it after `fit` and `tune`, in the same process. It fits up to nine classifiers to parts of the support,
+        four where the method trains.
 
         Raises:
             InputError: a classifier that was loaded and not fitted here.
@@ -218,7 +227,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "text_")
         if self.calibration_ is None:
-            raise InputError("a reject threshold needs a calibrated classifier: call calibrate after fit, then save")
+            raise InputError(
+                "a reject threshold needs a calibrated classifier: call calibrate after fit, before saving"
+            )
         return self.calibration_.threshold(accuracy)
 
     def predict_or_reject(self, X: Any, accuracy: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -317,63 +328,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Read X as unit (embedding (n, d), key (n, f)) where the fitted state lives, in its precision."""
         check_is_fitted(self, "text_")
         features, _ = read_features(self, X, y, reset=False)
-        return _split(features.to(self.text_.device, self.text_.dtype), self.text_.shape[1])
+        return split_features(features.to(self.text_.device, self.text_.dtype), self.text_.shape[1])
 
     def _blocks(self, n: int) -> Iterator[slice]:
         return blocks(n, max(len(self.text_), *(len(getattr(self, name)) for name, of in self.state.items() if of), 1))
-
-    def _read_text(self, features: Tensor) -> Tensor:
-        """`text` as unit (N, P, d), where the features are and in their precision."""
-        text = torch.as_tensor(np.asarray(self.text) if not isinstance(self.text, Tensor) else self.text)
-        if text.ndim not in (2, 3) or len(text) < 2 or 0 in text.shape:
-            raise InputError(
-                f"text has shape {tuple(text.shape)}; expected (N, d), one row for each of N >= 2 classes, or (N, P, d)"
-            )
-        if not torch.isfinite(text).all():
-            raise InputError("text contains NaN or infinity (inf); encode the class names again")
-        if features.shape[1] < text.shape[-1]:
-            raise InputError(
-                f"features (X) have {features.shape[1]} columns, fewer than the {text.shape[-1]} of text; "
-                "expected the image embedding in the text's space first, then the cache key"
-            )
-        text = text.detach().to(features.device, features.dtype)
-        return unit(text[:, None] if text.ndim == 2 else text)
-
-    def _read_classes(self, y: np.ndarray, text: Tensor | None) -> np.ndarray:
-        classes = np.unique(y) if self.classes is None else np.asarray(self.classes)
-        if classes.ndim != 1 or len(np.unique(classes)) != len(classes):
-            raise InputError("classes must be a flat list of distinct labels")
-        if text is not None and len(text) != len(classes):
-            hint = "" if self.classes is not None else " in y; pass classes= to name the rows of text"
-            raise InputError(f"text has {len(text)} rows but there are {len(classes)} classes{hint}")
-        if len(classes) < 2:
-            raise InputError(f"one class only ({classes.tolist()}); a classifier needs at least two")
-        return classes
-
-    def _encode(self, y: np.ndarray) -> Tensor:
-        """Labels -> (n,) int64 rows of `classes_`."""
-        rows = {label: row for row, label in enumerate(self.classes_.tolist())}
-        unknown = sorted({str(label) for label in y.tolist() if label not in rows})
-        if unknown:
-            raise InputError(
-                f"y holds labels outside classes: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
-            )
-        return torch.tensor([rows[label] for label in y.tolist()], dtype=torch.int64)
-
-
-def _split(features: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    embedding = unit(features[:, :d])
-    return embedding, embedding if features.shape[1] == d else unit(features[:, d:])
-
-
-def _refuse_sealed(y: Any) -> None:
-    """Test labels come as an object of a class marked `__crossgraft_sealed__`; nothing may learn from them."""
-    if getattr(type(y), "__crossgraft_sealed__", False):
-        raise InputError("test labels cannot be used for fitting; use the support or validation labels")
-
-
-def _refuse_empty(labels: Tensor, classes: np.ndarray) -> None:
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    empty = [str(label) for label, count in zip(classes.tolist(), counts, strict=True) if not count]
-    if empty:
-        raise InputError(f"no sample of class {', '.join(empty[:5])}; without text every class needs at least one")

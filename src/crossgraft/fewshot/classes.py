@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from crossgraft.errors import InputError
 from crossgraft.fewshot.features import Support, mean_text, unit
+from crossgraft.fewshot.inputs import as_tensor
 
 if TYPE_CHECKING:
     from crossgraft.fewshot.base import FewShotClassifier
@@ -36,9 +37,7 @@ def add_class(classifier: FewShotClassifier, embedding: Tensor, key: Tensor, lab
             _append(support.texts, texts),
         )
     if classifier.text is not None:
-        given = torch.as_tensor(
-            np.asarray(classifier.text) if not isinstance(classifier.text, Tensor) else classifier.text
-        )
+        given = as_tensor(classifier.text)
         classifier.text = _append(given if given.ndim == 3 else given[:, None], texts.to(given))
     _take_over(classifier, changed, all_texts, classes)
 
@@ -47,10 +46,8 @@ def remove_class(classifier: FewShotClassifier, label: Any) -> None:
     """Remove a class; see `FewShotClassifier.remove_class`."""
     row = _row(classifier.classes_, label)
     if row is None:
-        known = ", ".join(str(name) for name in classifier.classes_[:5]) + (
-            ", ..." if len(classifier.classes_) > 5 else ""
-        )
-        raise InputError(f"no class {label!r}; known: {known}")
+        known = [str(name) for name in classifier.classes_.tolist()]
+        raise InputError(f"no class {label!r}; known: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}")
     if len(classifier.classes_) == 2:
         raise InputError(f"only one class would be left without {label!r}; a classifier needs at least two")
     kept = [other for other in range(len(classifier.classes_)) if other != row]
@@ -66,9 +63,7 @@ def remove_class(classifier: FewShotClassifier, label: Any) -> None:
             support.texts[kept],
         )
     if classifier.text is not None:
-        classifier.text = (
-            classifier.text[kept] if hasattr(classifier.text, "shape") else [classifier.text[i] for i in kept]
-        )
+        classifier.text = as_tensor(classifier.text)[kept]
     _take_over(classifier, changed, classifier.text_[kept], classifier.classes_[kept])
 
 
@@ -147,7 +142,7 @@ def _read_text(classifier: FewShotClassifier, embedding: Tensor, text: Any) -> T
     if text is None:
         raise InputError("the classifier was fitted with texts; expected text, the (d,) embedding of the new class's")
     d = classifier.text_.shape[1]
-    texts = torch.as_tensor(np.asarray(text) if not isinstance(text, Tensor) else text)
+    texts = as_tensor(text)
     if texts.ndim not in (1, 2) or texts.shape[-1] != d or not texts.numel() or not torch.isfinite(texts).all():
         raise InputError(f"text has shape {tuple(texts.shape)}; expected ({d},) or (P, {d}), finite")
     return unit(texts.detach().to(classifier.text_).reshape(-1, d))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.encode_shards import default_batch_size, keep_freed_memory
@@ -24,7 +25,8 @@ from crossgraft.files import read_json
 class Prediction:
     """What was predicted for one image; `error` says why not, where it could not be read (the rest is then empty).
 
-    `probabilities` maps the likeliest classes to probabilities, highest first. `evidence` is there if asked for.
+    `probabilities` maps the likeliest classes to probabilities, highest first. `unsure` is true where the highest is
+    below the threshold of the accuracy asked for; there is no `label` then. `evidence` is there if asked for.
     """
 
     image: str
@@ -33,6 +35,7 @@ class Prediction:
     probabilities: dict[str, float]
     error: str | None = None
     evidence: Any = None
+    unsure: bool = False
 
 
 class Predictor:
@@ -79,57 +82,85 @@ class Predictor:
         return cls(classifier, encoder, config)
 
     def __call__(
-        self, images: Sequence[Path | str | Image], *, top: int = 5, explain: bool = False
+        self, images: Sequence[Path | str | Image], *, top: int = 5, explain: bool = False, reject: float | None = None
     ) -> list[Prediction]:
         """Predict images (paths or PIL images), in order. An image that cannot be read gets an `error`.
 
+        Args:
+            top: how many classes to name for each.
+            reject: name a label only where such labels are at least so accurate (0 to 1), with 90 % confidence
+                (`FewShotClassifier.threshold`).
+
         Raises:
-            InputError: one image instead of a list, or `explain` with a method that keeps no evidence.
+            InputError: one image instead of a list; `explain` with a method that keeps no evidence; `reject` with a
+                classifier that has no threshold for it.
         """
-        if isinstance(images, str | Path | Image):
-            raise InputError("expected a list of images; put the one image into a list")
+        _refuse_one_image(images)
         if explain and not hasattr(self.classifier, "explain"):
             raise InputError(
                 f"method {self.classifier.method} keeps no evidence to explain; use a cache method such as proker"
             )
-        size = default_batch_size(self.encoder.device)
+        threshold = 0.0 if reject is None else self.classifier.threshold(reject)
         names = [str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images)]
-        return [
-            prediction
-            for start in range(0, len(images), size)
-            for prediction in self._batch(images[start : start + size], names[start : start + size], top, explain)
-        ]
+        predictions = []
+        for start, X, errors in self._encoded(images):
+            probabilities = iter(() if X is None else torch.from_numpy(self.classifier.predict_proba(X)))
+            evidence: Any = iter(self.classifier.explain(X) if explain and X is not None else ())
+            for name, error in zip(names[start:], errors, strict=False):
+                if error is None:
+                    made = self._prediction(name, next(probabilities), top, threshold, next(evidence, None))
+                else:
+                    made = Prediction(name, None, None, {}, error)
+                predictions.append(made)
+        return predictions
 
-    def _batch(
-        self, images: Sequence[Path | str | Image], names: Sequence[str], top: int, explain: bool
-    ) -> list[Prediction]:
-        pixels, errors = [], {}
-        for i, image in enumerate(images):
-            try:
-                pixels.append(self.encoder.preprocess(image))
-            except UnreadableImage as error:
-                errors[i] = error.reason
-        probabilities: Any = iter(())
-        evidence: Any = iter(())
-        if pixels:
-            output = self.encoder.encode_images(torch.stack(pixels))
-            X = torch.cat([output.embedding, output.feature], dim=1) if self._with_feature else output.embedding
-            probabilities = iter(torch.from_numpy(self.classifier.predict_proba(X)))
-            evidence = iter(self.classifier.explain(X)) if explain else evidence
-        return [
-            Prediction(names[i], None, None, {}, errors[i])
-            if i in errors
-            else self._prediction(names[i], next(probabilities), top, next(evidence, None))
-            for i in range(len(images))
-        ]
+    def features(self, images: Sequence[Path | str | Image]) -> tuple[Tensor | None, list[str | None]]:
+        """Images (paths or PIL images) -> X (n, p) of those that can be read, as the classifier takes them, or None.
 
-    def _prediction(self, name: str, probabilities: torch.Tensor, top: int, evidence: Any) -> Prediction:
+        The list says why not, for each image that cannot be read, and None for the others.
+
+        Raises:
+            InputError: one image instead of a list.
+        """
+        _refuse_one_image(images)
+        parts: list[Tensor] = []
+        errors: list[str | None] = []
+        for _, X, failed in self._encoded(images):
+            parts += [] if X is None else [X]
+            errors += failed
+        return torch.cat(parts) if parts else None, errors
+
+    def _encoded(self, images: Sequence[Path | str | Image]) -> Iterator[tuple[int, Tensor | None, list[str | None]]]:
+        """Batch by batch: where it starts, X (n, p) of what can be read of it or None, and what `features` says."""
+        size = default_batch_size(self.encoder.device)
+        for start in range(0, len(images), size):
+            pixels: list[Tensor] = []
+            errors: list[str | None] = []
+            for image in images[start : start + size]:
+                try:
+                    pixels.append(self.encoder.preprocess(image))
+                    errors.append(None)
+                except UnreadableImage as error:
+                    errors.append(error.reason)
+            X = None
+            if pixels:
+                output = self.encoder.encode_images(torch.stack(pixels))
+                X = torch.cat([output.embedding, output.feature], dim=1) if self._with_feature else output.embedding
+            yield start, X, errors
+
+    def _prediction(self, name: str, probabilities: Tensor, top: int, threshold: float, evidence: Any) -> Prediction:
         values, rows = probabilities.topk(min(top, len(probabilities)))
         ranked = {
             str(self.classifier.classes_[row]): value for row, value in zip(rows.tolist(), values.tolist(), strict=True)
         }
         label = next(iter(ranked))
-        return Prediction(name, label, ranked[label], ranked, evidence=evidence)
+        unsure = ranked[label] < threshold
+        return Prediction(name, None if unsure else label, ranked[label], ranked, evidence=evidence, unsure=unsure)
+
+
+def _refuse_one_image(images: object) -> None:
+    if isinstance(images, str | Path | Image):
+        raise InputError("expected a list of images; put the one image into a list")
 
 
 def adapter_folder(folder: Path) -> Path:
