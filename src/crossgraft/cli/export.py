@@ -24,6 +24,7 @@ def export(
 ) -> None:
     """Export a classifier to ONNX, and check it: no file is left unless it gives what PyTorch gives, to 1e-4."""
     check_out_folder(out.absolute().parent)
+    say(f"exporting {adapter} (seconds for a head, up to a minute for a vision transformer)")
     from crossgraft.serving.onnx_export import export_onnx
 
     report = export_onnx(adapter, out, head_only=head_only, opset=opset, model=model)
@@ -32,7 +33,7 @@ def export(
         return
     agreement = report["agreement"]
     say(
-        f"{out}: {report['method']}, {len(report['classes'])} classes, {report['bytes'] / 1e6:.1f} MB; against PyTorch on "
-        f"{agreement['checked_on']}: probabilities within {agreement['max_probability_difference']:.1e}, "
+        f"{out}: {report['method']}, {len(report['classes'])} classes, {report['bytes'] / 1e6:.1f} MB; against PyTorch "
+        f"on {agreement['checked_on']}: probabilities within {agreement['max_probability_difference']:.1e}, "
         f"{agreement['same_label']} labels the same"
     )

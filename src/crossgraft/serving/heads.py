@@ -82,7 +82,7 @@ class Head(nn.Module):
             for name in self._names:
                 setattr(traced, name, getattr(self, name))
             logits = traced._logits(embedding, key)
-        return logits, logits.softmax(dim=1)
+        return logits, self._classifier.probabilities(logits)
 
 
 class Pipeline(nn.Module):

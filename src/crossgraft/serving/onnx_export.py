@@ -44,9 +44,10 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Write a saved classifier as one ONNX file, and what it is as `OUT.json` beside it.
 
-    The whole classifier takes `pixels` (n, 3, H, W) float32, the head alone `features` (n, p) float32, n as large as you
-    like; both give `logits` (n, N) and `probabilities` (n, N). The file's metadata say how to prepare an image, the
-    classes, the encoder and the method. Weights are float32 whatever precision the adapter was trained in.
+    The whole classifier takes `pixels` (n, 3, H, W) float32, the head alone `features` (n, p) float32, for any n; both
+    give `logits` (n, N) and `probabilities` (n, N), calibrated if the classifier is. The file's metadata say how to
+    prepare an image, the classes, the encoder and the method. Weights are float32 whatever precision the adapter was
+    trained in.
 
     The new file is run by onnxruntime beside `encode_images` and `predict_proba`: on support photos that are still
     there, else on random pictures; a head alone on random features and on vectors of its own state. Files appear only
@@ -100,6 +101,7 @@ def export_onnx(
         "linear": head.is_linear,
         "features": {"embedding": classifier.text_.shape[1], "columns": classifier.n_features_in_},
         "encoder": config["encoder"],
+        "calibration_temperature": None if classifier.calibration_ is None else classifier.calibration_.temperature,
         "adapter_sha256": sha256_file(folder / TENSOR_FILE),
         "opset": opset,
     }
@@ -171,7 +173,8 @@ def _write(module: nn.Module, inputs: Tensor, file: Path, opset: int, about: dic
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value)
     if size > ONE_FILE:
         raise InputError(
-            f"{file.name}: the encoder's weights take {size / 2**30:.1f} GiB, one ONNX file holds 2; export the head only"
+            f"{file.name}: the encoder's weights take {size / 2**30:.1f} GiB, one ONNX file holds 2; export the head "
+            "only"
         )
     program.model.producer_name, program.model.producer_version = "crossgraft", __version__
     for key, value in about.items():
@@ -180,7 +183,7 @@ def _write(module: nn.Module, inputs: Tensor, file: Path, opset: int, about: dic
 
 
 def _check(file: Path, name: str, inputs: Tensor, expected: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Run the file, all inputs at once and the first alone; return the largest differences, or raise CrossgraftError."""
+    """Run the file on the first input, then on all; return the largest differences, or raise CrossgraftError."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

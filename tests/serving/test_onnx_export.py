@@ -1,0 +1,226 @@
+"""Exported files give what PyTorch gives, say what they are, and do not appear if they do not agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+from conftest import Cli, save_tokenizer, tower
+from crossgraft.encoders.load import load_encoder
+from crossgraft.errors import CrossgraftError, InputError
+from crossgraft.fewshot import METHODS, load_classifier, save_classifier
+from crossgraft.fewshot.predictor import Predictor
+from crossgraft.serving import onnx_export
+from crossgraft.serving.heads import Head
+from crossgraft.serving.onnx_export import export_onnx
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+D, F = 6, 10
+
+
+def features(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, D + F, generator=torch.Generator().manual_seed(seed))
+
+
+def save_head(method: str, folder: Path, **params: Any) -> Path:
+    text = torch.randn(len(CLASSES), D, generator=torch.Generator().manual_seed(5))
+    classifier = METHODS[method](text=text, classes=CLASSES, **params).fit(features(16, 1), np.repeat(CLASSES, 4))
+    return save_classifier(classifier, folder)
+
+
+def run(file: Path, values: torch.Tensor) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (name,) = (each.name for each in session.get_inputs())
+    outputs = [each.name for each in session.get_outputs()]
+    assert outputs == ["logits", "probabilities"]
+    return dict(zip(outputs, session.run(outputs, {name: values.numpy()}), strict=True))
+
+
+def operators(file: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(file).graph.node]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_head_of_every_method_on_batches_of_any_size(method: str, tmp_path: Path) -> None:
+    adapter = save_head(method, tmp_path / "adapter")
+    report = export_onnx(adapter, tmp_path / "head.onnx", head_only=True)
+    classifier = load_classifier(adapter)
+    for n in (1, 2, 33):
+        outputs = run(tmp_path / "head.onnx", features(n, n))
+        np.testing.assert_allclose(outputs["probabilities"], classifier.predict_proba(features(n, n)), atol=1e-4)
+        logits = classifier.logits(features(n, n)).numpy()
+        np.testing.assert_allclose(outputs["logits"], logits, atol=1e-4 * max(1, np.abs(logits).max()))
+    products = [name for name in operators(tmp_path / "head.onnx") if name in ("Gemm", "MatMul")]
+    assert (products == ["Gemm"]) == report["linear"]
+    assert report["agreement"]["max_probability_difference"] < report["agreement"]["tolerance"] == 1e-4
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_another_opset(tmp_path: Path, opset: int) -> None:
+    export_onnx(save_head("xmadapter", tmp_path / "a"), tmp_path / "head.onnx", head_only=True, opset=opset)
+    (imported,) = onnx.load(tmp_path / "head.onnx").opset_import
+    assert imported.version == opset
+
+
+def test_calibrated_probabilities_are_exported(tmp_path: Path) -> None:
+    text = torch.randn(len(CLASSES), D, generator=torch.Generator().manual_seed(5))
+    classifier = METHODS["gda"](text=text, classes=CLASSES).fit(features(16, 1), np.repeat(CLASSES, 4)).calibrate()
+    assert classifier.calibration_ is not None
+    report = export_onnx(save_classifier(classifier, tmp_path / "a"), tmp_path / "head.onnx", head_only=True)
+    assert report["calibration_temperature"] == pytest.approx(classifier.calibration_.temperature)
+    outputs = run(tmp_path / "head.onnx", features(7, 3))
+    np.testing.assert_allclose(outputs["probabilities"], classifier.predict_proba(features(7, 3)), atol=1e-4)
+    plain = torch.from_numpy(outputs["logits"]).softmax(1).numpy()
+    assert np.abs(outputs["probabilities"] - plain).max() > 1e-3
+
+
+def save_siglip(folder: Path) -> Path:
+    words = save_tokenizer(folder, pad="<pad>")
+    text = tower(
+        vocab_size=words, max_position_embeddings=9, projection_size=32, eos_token_id=words - 1, pad_token_id=0
+    )
+    config = SiglipConfig(text_config=text | {"bos_token_id": 0}, vision_config=tower(image_size=32, patch_size=8))
+    torch.manual_seed(0)
+    SiglipModel(config).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+Adapter = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def adapter_of(cli: Cli, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """Train `method` on the colours with an encoder; returns the adapter folder."""
+
+    def train(model: object, method: str, *options: object) -> Path:
+        out = tmp_path_factory.mktemp("run")
+        arguments = ("--model", model, "--out", out / "out", "--store", out / "store", "--device", "cpu")
+        outcome = cli("fewshot", colours, *arguments, "--method", method, "--shots", 3, "--seeds", 1, *options)
+        assert outcome.code == 0, outcome.err
+        return out / "out" / "adapters" / method
+
+    return train
+
+
+def check_whole(adapter: Path, photos: list[Path], out: Path) -> dict[str, Any]:
+    """Export, and compare with the float32 predictor on photos that the export's own check has not seen."""
+    report = export_onnx(adapter, out)
+    predictor = Predictor.load(adapter, device="cpu", dtype="float32")
+    pixels = torch.stack([predictor.encoder.preprocess(photo) for photo in photos])
+    for n in (1, len(photos)):
+        outputs = run(out, pixels[:n])
+        for row, prediction in zip(outputs["probabilities"], predictor(photos[:n], top=99), strict=True):
+            assert report["classes"][row.argmax()] == prediction.label
+            assert prediction.probabilities == pytest.approx(
+                dict(zip(report["classes"], row.tolist(), strict=True)), abs=1e-4
+            )
+    return report
+
+
+@pytest.mark.parametrize("method", ["gda", "proker", "xmadapter"])
+def test_a_whole_classifier_of_clip(
+    adapter_of: Adapter, tiny_clip: Path, colours: Path, tmp_path: Path, method: str
+) -> None:
+    photos = sorted(colours.glob("*/0_6.png"))
+    report = check_whole(adapter_of(tiny_clip, method), photos, tmp_path / "m.onnx")
+    assert report["agreement"]["checked_on"] == "9 support photos"
+    size = sum(value.numel() for value in load_encoder(str(tiny_clip), device="cpu").image_tower.parameters()) * 4
+    assert report["bytes"] < 2 * size + 100_000  # no text tower in it
+
+
+def test_a_whole_classifier_of_siglip(adapter_of: Adapter, colours: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "siglip"
+    folder.mkdir()
+    photos = sorted(colours.glob("*/0_6.png"))
+    check_whole(adapter_of(save_siglip(folder), "linear-probe"), photos, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_an_adapter_of_another_precision_is_exported_in_float32(
+    adapter_of: Adapter, tiny_clip: Path, colours: Path, tmp_path: Path, dtype: str
+) -> None:
+    adapter = adapter_of(tiny_clip, "proker", "--dtype", dtype)
+    report = check_whole(adapter, sorted(colours.glob("*/0_6.png")), tmp_path / "m.onnx")
+    assert report["encoder"]["dtype"] == dtype
+
+
+def test_the_file_says_what_it_is(adapter_of: Adapter, tiny_clip: Path, tmp_path: Path) -> None:
+    adapter = adapter_of(tiny_clip, "gda")
+    report = export_onnx(adapter, tmp_path / "m.onnx")
+    assert json.loads((tmp_path / "m.onnx.json").read_text()) == report
+    model = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(model)
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    encoder = load_encoder(str(tiny_clip), device="cpu")
+    assert json.loads(about["preprocess"]) == encoder.preprocess.to_dict()
+    assert json.loads(about["classes"]) == ["blue", "green", "red"]
+    assert json.loads(about["encoder"])["fingerprint"] == encoder.fingerprint
+    assert about["method"] == "gda"
+    assert set(about) == set(report) - {"bytes", "sha256", "agreement"}
+    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]] == [3, 32, 32]
+
+
+def test_without_the_support_photos_it_is_checked_on_random_ones(
+    adapter_of: Adapter, tiny_clip: Path, tmp_path: Path
+) -> None:
+    adapter = adapter_of(tiny_clip, "proker")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["extra"]["support"] = [str(tmp_path / "gone.png")]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert export_onnx(adapter, tmp_path / "m.onnx")["agreement"]["checked_on"] == "8 random pictures"
+
+
+def test_a_graph_that_does_not_agree_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = save_head("gda", tmp_path / "adapter")
+
+    class Off(Head):
+        def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits, _ = super().forward(X)
+            return logits + 2e-3 * X[:, :1].abs(), (logits * 1.01).softmax(1)
+
+    monkeypatch.setattr(onnx_export, "Head", Off)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CrossgraftError, match="does not give what PyTorch gives") as error:
+        export_onnx(adapter, tmp_path / "out" / "head.onnx", head_only=True)
+    assert error.value.exit_code == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("head.pt", {}, "ends in .onnx"),
+        ("head.onnx", {"opset": 9}, "opset 9 cannot be written; choose 18 to 23"),
+        ("head.onnx", {"head_only": False}, "encoder and extra do not say what made the features"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, name: str, options: dict[str, Any], said: str) -> None:
+    adapter = save_head("gda", tmp_path / "adapter")
+    with pytest.raises(InputError, match=said):
+        export_onnx(adapter, tmp_path / name, **{"head_only": True} | options)
+    assert not (tmp_path / name).exists()
+
+
+def test_an_encoder_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "ONE_FILE", 100)
+    with pytest.raises(InputError, match="export the head only"):
+        export_onnx(save_head("gda", tmp_path / "adapter"), tmp_path / "head.onnx", head_only=True)
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = onnx_export.importlib.util.find_spec
+    monkeypatch.setattr(
+        onnx_export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name)
+    )
+    with pytest.raises(InputError, match=r"export needs onnxruntime: run `pip install crossgraft\[onnx\]`"):
+        export_onnx(tmp_path, tmp_path / "m.onnx")
