@@ -9,7 +9,7 @@ from crossgraft.fewshot import METHODS, FewShotClassifier, TipAdapterF, ZeroShot
 
 
 def test_all_methods_are_there_in_table_order() -> None:
-    assert list(METHODS)[:8] == [
+    assert list(METHODS)[:14] == [
         "zero-shot",
         "linear-probe",
         "nearest-mean",
@@ -17,6 +17,12 @@ def test_all_methods_are_there_in_table_order() -> None:
         "tip-adapter-f",
         "gda",
         "proker",
+        "ss-text",
+        "timo",
+        "lp++",
+        "clap",
+        "taskres",
+        "prolip",
         "xmadapter",
     ]
     assert get_method("tip-adapter-f") is TipAdapterF

@@ -8,6 +8,12 @@ from crossgraft.fewshot.nearest_mean import NearestMean
 from crossgraft.fewshot.tip_adapter import TipAdapter, TipAdapterF
 from crossgraft.fewshot.gda import GDA
 from crossgraft.fewshot.proker import ProKeR, leave_one_out
+from crossgraft.fewshot.ss_text import SSText
+from crossgraft.fewshot.timo import TIMO
+from crossgraft.fewshot.lpp import LPPlusPlus
+from crossgraft.fewshot.clap import CLAP
+from crossgraft.fewshot.taskres import TaskRes
+from crossgraft.fewshot.prolip import ProLIP
 from crossgraft.fewshot.xmadapter import XMAdapter
 # isort: on
 
@@ -17,13 +23,19 @@ from crossgraft.fewshot.persist import load_classifier, save_classifier
 from crossgraft.fewshot.registry import METHODS, get_method, register
 
 __all__ = [
+    "CLAP",
     "GDA",
     "METHODS",
+    "TIMO",
     "Evidence",
     "FewShotClassifier",
+    "LPPlusPlus",
     "LinearProbe",
     "NearestMean",
     "ProKeR",
+    "ProLIP",
+    "SSText",
+    "TaskRes",
     "TipAdapter",
     "TipAdapterF",
     "XMAdapter",
