@@ -60,11 +60,12 @@ def test_without_a_step_it_is_the_class_sums_beside_the_texts() -> None:
 
 
 def test_the_loss_falls() -> None:
-    p = problem((4, 4, 4, 4), noise=0.8)
+    p = problem((4, 4, 4, 4), noise=2.0)
     targets = torch.tensor([p.classes.index(label) for label in p.y])
     losses = [
         torch.nn.functional.cross_entropy(
-            LPPlusPlus(text=p.text, classes=p.classes, epochs=epochs).fit(p.X, p.y).logits(p.X), targets
+            LPPlusPlus(text=p.text, classes=p.classes, logit_scale=4.0, epochs=epochs).fit(p.X, p.y).logits(p.X),
+            targets,
         ).item()
         for epochs in (0, 30, 300)
     ]
