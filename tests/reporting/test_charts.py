@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_labels_name_the_last_value_and_do_not_touch() -> None:
     assert any("method 3 60.3" in "".join(one.itertext()) for one in labels)
     heights = sorted(float(one.attrib["y"]) for one in labels)
     assert len(heights) == 15
-    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 12
+    assert min(b - a for a, b in pairwise(heights)) >= 12
 
 
 def test_bands_are_drawn_where_there_are_seeds_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,8 +40,8 @@ def test_labels_keep_their_distance_and_their_order(wanted: list[float]) -> None
     placed = spread(wanted, 5, 0, 100)
     gap = min(5, 100 / max(len(wanted) - 1, 1))
     order = sorted(placed)
-    assert all(b - a >= gap - 1e-6 for a, b in zip(order, order[1:], strict=False))
-    assert -1e-6 <= order[0]
+    assert all(b - a >= gap - 1e-6 for a, b in pairwise(order))
+    assert order[0] >= -1e-6
     assert order[-1] <= 100 + 1e-6
     for i, a in enumerate(wanted):
         assert all(placed[i] < placed[j] for j, b in enumerate(wanted) if a < b)
