@@ -22,6 +22,7 @@ demo: models
 	$(BIN)/crossgraft fewshot demo/emoji/noto.json --model pocket-lite --method all --shots 1,2,4 --protocol min4 \
 		--test demo/emoji/fluent.json --test demo/emoji/twemoji.json --out runs/demo
 	$(BIN)/crossgraft predict runs/demo/adapters/xmadapter demo/emoji/fluent/fruit/*.webp
+	$(BIN)/crossgraft report runs/demo --out runs/demo/report.html
 
 test: models
 	$(BIN)/python -m pytest
