@@ -252,7 +252,7 @@ def _spreads(classifier: FewShotClassifier, support: Support, folds: tuple[Tenso
             return 0.0
         if folds is not None:
             fold, logits = folds
-            left_out &= fold == number % _used_folds(classifier, fold)
+            left_out &= fold == number % support.counts.cpu()[labels].clamp(1, _used_folds(classifier, fold))
             in_fold += logits[left_out][:, others].var(dim=1).mean().item()
         full += _score(_without(classifier, support, left_out), support, left_out)[:, others].var(dim=1).mean().item()
         if classifier.n_parameters_ and number + 1 == TRAINED_FOLDS:
@@ -280,6 +280,8 @@ def _without(classifier: FewShotClassifier, support: Support, left_out: Tensor) 
         texts = text[:, None]
     twin = copy.copy(classifier)
     twin._learn(Support(embedding, support.key[kept], labels, text, texts))
+    if "temperature_" in classifier.state:  # a factor of all logits, which is better found from all samples
+        twin.temperature_ = classifier.temperature_  # type: ignore[attr-defined]
     return twin
 
 
