@@ -157,8 +157,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     @torch.no_grad()
     def logits(self, X: Any) -> Tensor:
         """X (n, p) -> logits (n, N), on the device and in the precision of the fitted state."""
-        embedding, key = self._queries(X)
-        return torch.cat([self._logits(embedding[cut], key[cut]) for cut in self._blocks(len(key))])
+        features = self._read(X)
+        out = self.text_.new_empty(len(features), len(self.text_))
+        for cut in self._blocks(len(features)):
+            out[cut] = self._logits(*split_features(features[cut], self.text_.shape[1]))
+        return out
 
     def decision_function(self, X: Any) -> np.ndarray:
         """X (n, p) -> logits (n, N); for two classes (n,), the second logit less the first."""
@@ -175,10 +178,25 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             logits = self.calibration_.temperature * logits
         return functional.softmax(logits, dim=1)
 
+    @torch.no_grad()
     def predict(self, X: Any) -> np.ndarray:
         """X (n, p) -> the labels (n,) of the largest logits."""
-        rows = self.logits(X).argmax(dim=1).cpu().numpy()
-        return self.classes_[rows]
+        features = self._read(X)
+        decide = self._decider(len(features))
+        rows = [decide(features[cut]) for cut in blocks(len(features), features.shape[1])]
+        return self.classes_[torch.cat(rows).cpu().numpy()]
+
+    def _decider(self, n: int) -> Callable[[Tensor], Tensor]:
+        """For n queries, in large blocks: features (b, p) -> the row (b,) of each largest logit.
+
+        A method that finds it without all the logits overrides this.
+        """
+
+        def decide(features: Tensor) -> Tensor:
+            queries = (split_features(features[cut], self.text_.shape[1]) for cut in self._blocks(len(features)))
+            return torch.cat([self._logits(embedding, key).argmax(dim=1) for embedding, key in queries])
+
+        return decide
 
     @torch.no_grad()
     def tune(self, X_val: Any, y_val: Any) -> Self:
@@ -326,9 +344,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _queries(self, X: Any, y: Any = "no_validation") -> tuple[Tensor, Tensor]:
         """Read X as unit (embedding (n, d), key (n, f)) where the fitted state lives, in its precision."""
+        return split_features(self._read(X, y), self.text_.shape[1])
+
+    def _read(self, X: Any, y: Any = "no_validation") -> Tensor:
+        """Read X (n, p) where the fitted state lives, in its precision."""
         check_is_fitted(self, "text_")
         features, _ = read_features(self, X, y, reset=False)
-        return split_features(features.to(self.text_.device, self.text_.dtype), self.text_.shape[1])
+        return features.to(self.text_.device, self.text_.dtype)
 
     def _blocks(self, n: int) -> Iterator[slice]:
-        return blocks(n, max(len(self.text_), *(len(getattr(self, name)) for name, of in self.state.items() if of), 1))
+        width = max(len(self.text_), *(len(getattr(self, name)) for name, of in self.state.items() if of), 1)
+        return blocks(n, width, in_cache=True)

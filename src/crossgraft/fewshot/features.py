@@ -18,6 +18,8 @@ from crossgraft.errors import InputError
 
 # A block of queries is cut so that its widest intermediate holds at most this many elements (64 MiB in float32).
 BLOCK_ELEMENTS = 2**24
+# Elements of a block that stays in a processor's cache, and queries in a block that a matrix product is fast with.
+CACHE_ELEMENTS, EFFICIENT_ROWS = 2**20, 256
 
 # Logit of a class that a method without text has never seen: its probability is zero, and the logit stays finite.
 ABSENT_LOGIT = -1e4
@@ -114,6 +116,8 @@ def _read_tensor(estimator: BaseEstimator, X: Tensor, y: Any, *, reset: bool) ->
 
 
 def _refuse_non_finite(features: Tensor) -> None:
+    if torch.isfinite(features.sum()):  # the common case, in one pass; a sum may also overflow
+        return
     bad = torch.nonzero(~torch.isfinite(features).all(dim=1)).flatten()
     if len(bad):
         rows = ", ".join(str(int(row)) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
@@ -123,9 +127,16 @@ def _refuse_non_finite(features: Tensor) -> None:
         )
 
 
-def blocks(n: int, width: int) -> Iterator[slice]:
-    """Cut n queries into slices whose (rows, width) intermediates stay within `BLOCK_ELEMENTS`."""
-    rows = max(1, BLOCK_ELEMENTS // max(1, width))
+def blocks(n: int, width: int, *, in_cache: bool = False) -> Iterator[slice]:
+    """Cut n queries into slices whose (rows, width) intermediates stay within `BLOCK_ELEMENTS`.
+
+    `in_cache` cuts smaller: within `CACHE_ELEMENTS`, if that leaves `EFFICIENT_ROWS`.
+    """
+    width = max(1, width)
+    rows = BLOCK_ELEMENTS // width
+    if in_cache:
+        rows = min(rows, max(CACHE_ELEMENTS // width, EFFICIENT_ROWS))
+    rows = max(1, rows)
     for start in range(0, n, rows):
         yield slice(start, min(start + rows, n))
 
