@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,15 @@ def report(
     from crossgraft.files import write_bytes
     from crossgraft.reporting.report import build_report
 
-    page = build_report(runs)
+    said = time.monotonic()
+
+    def tell(what: str) -> None:
+        nonlocal said
+        if time.monotonic() - said > 2:
+            said = time.monotonic()
+            say(what)
+
+    page = build_report(runs, tell)
     content = page.html.encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crossgraft.reporting.groups import Group, shots_text
 from crossgraft.reporting.markup import Markup, clean, join, plural, shorten, tag
 from crossgraft.reporting.recorded import Case, Confusion, Recorded, RecordedTest, read_recorded
@@ -15,11 +17,13 @@ _PICTURES = 4
 _MISSES, _HITS = 6, 4
 
 
-def cases_section(group: Group, key: str, thumbnails: Thumbnails, notes: list[str]) -> Markup:
+def cases_section(
+    group: Group, key: str, thumbnails: Thumbnails, notes: list[str], tell: Callable[[str], None]
+) -> Markup:
     """Confusion pairs and evidence, folded by method, the most accurate open; `notes` takes what had to be left out."""
     found: dict[tuple[RunFolder, str], Recorded] = {}
     for run in group.runs:
-        recorded, said = read_recorded(run, PAIRS)
+        recorded, said = read_recorded(run, PAIRS, tell)
         notes += said
         found |= {(run, method): one for method, one in recorded.items()}
     rows = {(row.run, row.record.method): row.name for row in group.rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,13 @@ class Recorded:
     tests: dict[str, RecordedTest]
 
 
-def read_recorded(run: RunFolder, confusions: int) -> tuple[dict[str, Recorded], list[str]]:
-    """method -> what was recorded, with at most so many confusion pairs a test set; and what had to be left out."""
+def read_recorded(
+    run: RunFolder, confusions: int, tell: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Recorded], list[str]]:
+    """method -> what was recorded, with at most so many confusion pairs a test set; and what had to be left out.
+
+    `tell` hears what is read now.
+    """
     folder = run.path / "predictions"
     if not (folder / "images.json").is_file():
         return {}, []
@@ -89,6 +95,7 @@ def read_recorded(run: RunFolder, confusions: int) -> tuple[dict[str, Recorded],
         path = folder / f"{method}.json"
         if not path.is_file():
             continue
+        tell(f"reading {path}")
         try:
             found[method] = _read(path, images, run, method, confusions)
         except InputError as error:

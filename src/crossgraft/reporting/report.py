@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -43,10 +43,11 @@ class Report:
     notes: tuple[str, ...]
 
 
-def build_report(folders: Sequence[Path]) -> Report:
+def build_report(folders: Sequence[Path], tell: Callable[[str], None] = lambda _: None) -> Report:
     """One page about several output folders of `crossgraft fewshot`.
 
     Runs on the same images, with the same encoder and protocol, share their charts; others get a part of their own.
+    `tell` hears what is done now.
 
     Raises:
         InputError: a folder that holds no run, or a damaged one.
@@ -55,7 +56,8 @@ def build_report(folders: Sequence[Path]) -> Report:
     runs = [read_run(folder) for folder in distinct.values()]
     groups = group_runs(runs)
     thumbnails, notes = Thumbnails(), list[str]()
-    parts = [_group(group, f"g{number}", len(groups) > 1, thumbnails, notes) for number, group in enumerate(groups)]
+    several = len(groups) > 1
+    parts = [_group(group, f"g{number}", several, thumbnails, notes, tell) for number, group in enumerate(groups)]
     if thumbnails.missing:
         notes.append(f"{plural(thumbnails.missing, 'photo')} moved, deleted or changed since the run: named, not shown")
     if thumbnails.left_out:
@@ -79,8 +81,10 @@ def build_report(folders: Sequence[Path]) -> Report:
     return Report(page, len(runs), len(groups), thumbnails.shown, thumbnails.missing, thumbnails.left_out, tuple(notes))
 
 
-def _group(group: Group, key: str, several: bool, thumbnails: Thumbnails, notes: list[str]) -> Markup:
-    images = cases_section(group, key, thumbnails, notes)
+def _group(
+    group: Group, key: str, several: bool, thumbnails: Thumbnails, notes: list[str], tell: Callable[[str], None]
+) -> Markup:
+    images = cases_section(group, key, thumbnails, notes, tell)
     sections = {
         "accuracy": accuracy_section(group, key),
         "shift": shift_section(group, key),
