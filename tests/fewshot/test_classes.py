@@ -76,13 +76,22 @@ def test_equal_to_a_fit_of_all_classes(
 
     again = load_classifier(save_classifier(grown, tmp_path / "grown"))
     assert torch.equal(again.logits(P.Q), grown.logits(P.Q))
-    again.remove_class(NEW)
-    torch.testing.assert_close(again.logits(P.Q), part.logits(P.Q) if given(part) is not part else again.logits(P.Q))
 
     before = fit(method, P, old, P.classes[:-1], **params)
+    torch.testing.assert_close(again.remove_class(NEW).logits(P.Q), before.logits(P.Q), rtol=0, atol=1e-5)
     shrunk = given(whole).remove_class(NEW)
     assert shrunk.classes_.tolist() == before.classes_.tolist()
     torch.testing.assert_close(shrunk.logits(P.Q), before.logits(P.Q), rtol=0, atol=1e-5)
+
+
+def says_to_fit_again(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except InputError as error:
+        if "fit again" not in str(error):
+            raise
+        return True
+    return False
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -92,10 +101,7 @@ def test_every_method_does_it_or_says_to_fit_again(name: str, given: Load, tmp_p
     fitted = get_method(name)(text=P.text, classes=P.classes, **short).fit(P.X, P.y).calibrate()
     logits, temperature = fitted.logits(P.Q), fitted.calibration_.temperature
     classifier = given(fitted)
-    try:
-        classifier.remove_class(P.classes[1])
-    except InputError as error:
-        assert "fit again" in str(error)
+    if says_to_fit_again(lambda: classifier.remove_class(P.classes[1])):
         assert torch.equal(classifier.logits(P.Q), logits)
         assert len(classifier.classes_) == 5
     else:
@@ -109,11 +115,7 @@ def test_every_method_does_it_or_says_to_fit_again(name: str, given: Load, tmp_p
         loaded = load_classifier(save_classifier(classifier, tmp_path / "shrunk"))
         assert torch.equal(loaded.logits(P.Q), classifier.logits(P.Q))
         clone(classifier).fit(P.X[P.y != P.classes[1]], P.y[P.y != P.classes[1]])
-    try:
-        classifier.add_class(P.X[:2], "new", P.text[0])
-    except InputError as error:
-        assert "fit again" in str(error)
-    else:
+    if not says_to_fit_again(lambda: classifier.add_class(P.X[:2], "new", P.text[0])):
         assert classifier.classes_[-1] == "new"
         loaded = load_classifier(save_classifier(classifier, tmp_path / "grown"))
         assert torch.equal(loaded.logits(P.Q), classifier.logits(P.Q))

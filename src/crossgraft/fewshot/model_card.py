@@ -18,6 +18,7 @@ def model_card(method: type[FewShotClassifier], config: dict[str, Any], name: st
     made_on = "not recorded"
     if encoder is not None:
         made_on = f"{_plain(encoder.get('name', 'unnamed'))}, fingerprint `{_plain(encoder['fingerprint'])}`"
+    scaled = _calibrated(config.get("calibration"))
     params = "\n".join(f"| {key} | {_plain(value)} |" for key, value in config["params"].items())
     return f"""---
 library_name: crossgraft
@@ -32,6 +33,7 @@ A few-shot image classifier: `{config["method"]}` on {config["n_features"]} froz
 - **Encoder:** {made_on}.
 - **Classes ({len(classes)}):** {shown}.
 - **Trained parameters:** {config["n_parameters"]:,}.
+- **Probabilities:** {scaled}.
 
 | parameter | value |
 |---|---|
@@ -48,6 +50,15 @@ labels = classifier.predict(features)  # (n, {config["n_features"]}): image embe
 
 Written by crossgraft {config["crossgraft_version"]}. `adapter_config.json` says the same to programs.
 """
+
+
+def _calibrated(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "not calibrated"
+    scale = f"calibrated on the support, temperature {calibration['temperature']:.4g}"
+    if not calibration["samples"]:
+        return f"{scale}; no reject threshold"
+    return f"{scale}; reject threshold from {calibration['samples']} out-of-fold predictions"
 
 
 def _plain(value: Any) -> str:
