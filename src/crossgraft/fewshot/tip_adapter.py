@@ -5,7 +5,7 @@ Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classifi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.fewshot.base import Candidates
+from crossgraft.fewshot.bounded_votes import BoundedVotes
 from crossgraft.fewshot.cache import affinity, vote_weights, votes
 from crossgraft.fewshot.classes import drop_class
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier, own_class_only
 from crossgraft.fewshot.features import Support
+from crossgraft.fewshot.inputs import split_features
 from crossgraft.fewshot.registry import register
 from crossgraft.fewshot.trained_cache import TrainedCache
 from crossgraft.fewshot.training import seeded, train
@@ -72,6 +74,27 @@ class TipAdapter(ExplainableClassifier):
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         return zero_shot_logits(embedding, self.text_, self.logit_scale) + self.alpha * self._votes(key, self.beta)
+
+    def _decider(self, n: int) -> Callable[[Tensor], Tensor]:
+        everything = super()._decider(n)
+        # Making bounds costs about what all votes of so many queries cost.
+        if n < len(self.text_) or self.keys_.device.type != "cpu":
+            return everything
+        bounded = BoundedVotes.of(self.keys_, self.labels_, self.weights_, len(self.text_), self.beta)
+        if not bounded.sound:
+            return everything
+
+        def decide(features: Tensor) -> Tensor:
+            embedding, key = split_features(features, self.text_.shape[1])
+            return bounded.best(
+                key,
+                self.alpha,
+                text=lambda cut: zero_shot_logits(embedding[cut], self.text_, self.logit_scale),
+                dense=lambda rows: everything(features[rows]),
+                scale=self.logit_scale,
+            )
+
+        return decide
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
         affinities = affinity(key @ self.keys_.T, self.beta)
