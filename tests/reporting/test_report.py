@@ -182,6 +182,18 @@ def test_confusions_are_counted_and_the_most_frequent_first(work: Path) -> None:
     assert f"{most}\u00d7" in Page(build_report([work / "run"]).html).text
 
 
+def test_a_tie_is_called_a_tie(run: Path) -> None:
+    def level(document: dict[str, Any]) -> None:
+        for record in document["runs"]:
+            record["metrics"]["test"]["accuracy"].update(mean=70.0, std=1.0)
+
+    change(run, level)
+    assert re.search(
+        r"is the most accurate at 2 shots, with 70\.0\s±\s1\.0 % on test; \S+ is as accurate\.",
+        Page(build_report([run]).html).text,
+    )
+
+
 # -- what is missing is said
 
 

@@ -116,7 +116,8 @@ def headline(group: Group) -> Markup:
     if others:
         second, its = others[0]
         gap, spread = result.accuracy.mean - its.accuracy.mean, max(result.accuracy.std, its.accuracy.std)
-        parts += ["; ", tag("bdi", second.name), f" follows with {score_text(its.accuracy)} %"]
-        if len(result.accuracy.per_seed) > 1 and gap < spread:
+        follows = f" follows with {score_text(its.accuracy)} %" if gap else " is as accurate"
+        parts += ["; ", tag("bdi", second.name), follows]
+        if gap and len(result.accuracy.per_seed) > 1 and gap < spread:
             parts.append(", which is closer than the seeds lie apart")
     return tag("p", *parts, ".", class_="lead")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossgraft.reporting.groups import Group, shots_text
-from crossgraft.reporting.markup import Markup, clean, join, plural, tag
+from crossgraft.reporting.markup import Markup, clean, join, plural, shorten, tag
 from crossgraft.reporting.run_folder import RunFolder
 from crossgraft.reporting.sections import note, section
 
@@ -26,7 +26,11 @@ def tiles(group: Group) -> Markup:
     classes = run.data.get("classes")
     seeds = sorted({seed for one in group.runs for seed in one.seeds})
     pairs = [
-        ("Data", run.data["name"], plural(classes, "class", "classes") if isinstance(classes, int) else ""),
+        (
+            "Data",
+            shorten(run.data["name"], 40),
+            plural(classes, "class", "classes") if isinstance(classes, int) else "",
+        ),
         ("Frozen encoder", _model_name(run), str(run.backbone.get("dtype", ""))),
         ("Protocol", run.protocol, ""),
         ("Shots", ", ".join(str(k) for k in group.shots), plural(len(group.names), "method")),
