@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -59,3 +61,14 @@ def test_features_page(workplace: Path) -> None:
     found = {"paths": photos}
     exec(store, found)
     assert found["X"].shape == (2, 1280)  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("workplace")
+def test_uses_page() -> None:
+    rng = np.random.default_rng(0)
+    centres, y = rng.normal(size=(4, 30)), np.repeat(np.arange(4), 6)
+    X, Q = (centres[y] + 0.8 * rng.normal(size=(24, 30)) for _ in range(2))
+    (example,) = blocks("docs/uses.md")
+    found: dict[str, Any] = {"X": X, "y": y, "Q": Q, "text": centres[:, :10], "classes": [0, 1, 2, 3]}
+    exec(example, found)
+    assert found["sure"].any()
