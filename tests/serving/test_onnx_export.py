@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from crossgraft.fewshot import METHODS, load_classifier, save_classifier
 from crossgraft.fewshot.predictor import Predictor
 from crossgraft.serving import onnx_export
 from crossgraft.serving.heads import Head
-from crossgraft.serving.onnx_export import export_onnx
+from crossgraft.serving.onnx_export import export_onnx, probe_pixels
 
 CLASSES = ["ant", "bee", "cat", "dog"]
 D, F = 6, 10
@@ -112,72 +113,90 @@ def adapter_of(cli: Cli, colours: Path, tmp_path_factory: pytest.TempPathFactory
     return train
 
 
-def check_whole(adapter: Path, photos: list[Path], out: Path) -> dict[str, Any]:
-    """Export, and compare with the float32 predictor on photos that the export's own check has not seen."""
-    report = export_onnx(adapter, out)
-    predictor = Predictor.load(adapter, device="cpu", dtype="float32")
+@dataclass(frozen=True)
+class Exported:
+    """An export of a kernel method on the tiny CLIP."""
+
+    adapter: Path
+    file: Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def exported(adapter_of: Adapter, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Exported once for all tests that look at the result: it takes seconds."""
+    adapter, file = adapter_of(tiny_clip, "proker"), tmp_path_factory.mktemp("export") / "model.onnx"
+    return Exported(adapter, file, export_onnx(adapter, file))
+
+
+def check_whole(exported: Exported, photos: list[Path]) -> None:
+    """The file gives what the float32 predictor gives, on photos that the export's own check has not seen."""
+    predictor = Predictor.load(exported.adapter, device="cpu", dtype="float32")
     pixels = torch.stack([predictor.encoder.preprocess(photo) for photo in photos])
+    classes = exported.report["classes"]
     for n in (1, len(photos)):
-        outputs = run(out, pixels[:n])
+        outputs = run(exported.file, pixels[:n])
         for row, prediction in zip(outputs["probabilities"], predictor(photos[:n], top=99), strict=True):
-            assert report["classes"][row.argmax()] == prediction.label
-            assert prediction.probabilities == pytest.approx(
-                dict(zip(report["classes"], row.tolist(), strict=True)), abs=1e-4
-            )
-    return report
+            assert classes[row.argmax()] == prediction.label
+            assert prediction.probabilities == pytest.approx(dict(zip(classes, row.tolist(), strict=True)), abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["gda", "proker", "xmadapter"])
-def test_a_whole_classifier_of_clip(
-    adapter_of: Adapter, tiny_clip: Path, colours: Path, tmp_path: Path, method: str
-) -> None:
-    photos = sorted(colours.glob("*/0_6.png"))
-    report = check_whole(adapter_of(tiny_clip, method), photos, tmp_path / "m.onnx")
-    assert report["agreement"]["checked_on"] == "9 support photos"
+def test_a_whole_classifier_of_clip(exported: Exported, tiny_clip: Path, colours: Path) -> None:
+    check_whole(exported, sorted(colours.glob("*/0_6.png")))
+    assert exported.report["agreement"]["checked_on"] == "8 support photos"
     size = sum(value.numel() for value in load_encoder(str(tiny_clip), device="cpu").image_tower.parameters()) * 4
-    assert report["bytes"] < 2 * size + 100_000  # no text tower in it
+    assert exported.report["bytes"] < 2 * size + 100_000  # no text tower in it
 
 
-def test_a_whole_classifier_of_siglip(adapter_of: Adapter, colours: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "siglip"
-    folder.mkdir()
-    photos = sorted(colours.glob("*/0_6.png"))
-    check_whole(adapter_of(save_siglip(folder), "linear-probe"), photos, tmp_path / "m.onnx")
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_an_adapter_of_another_precision_is_exported_in_float32(
-    adapter_of: Adapter, tiny_clip: Path, colours: Path, tmp_path: Path, dtype: str
-) -> None:
-    adapter = adapter_of(tiny_clip, "proker", "--dtype", dtype)
-    report = check_whole(adapter, sorted(colours.glob("*/0_6.png")), tmp_path / "m.onnx")
-    assert report["encoder"]["dtype"] == dtype
-
-
-def test_the_file_says_what_it_is(adapter_of: Adapter, tiny_clip: Path, tmp_path: Path) -> None:
-    adapter = adapter_of(tiny_clip, "gda")
+def test_siglip_in_int8_is_exported_in_float32(adapter_of: Adapter, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "siglip").mkdir()
+    adapter = adapter_of(save_siglip(tmp_path / "siglip"), "linear-probe", "--dtype", "int8")
     report = export_onnx(adapter, tmp_path / "m.onnx")
-    assert json.loads((tmp_path / "m.onnx.json").read_text()) == report
-    model = onnx.load(tmp_path / "m.onnx")
+    assert report["encoder"]["dtype"] == "int8"
+    check_whole(Exported(adapter, tmp_path / "m.onnx", report), sorted(colours.glob("*/0_6.png")))
+
+
+def test_the_file_says_what_it_is(exported: Exported, tiny_clip: Path) -> None:
+    report = exported.report
+    assert json.loads(exported.file.with_name("model.onnx.json").read_text()) == report
+    model = onnx.load(exported.file)
     onnx.checker.check_model(model)
     about = {entry.key: entry.value for entry in model.metadata_props}
     encoder = load_encoder(str(tiny_clip), device="cpu")
     assert json.loads(about["preprocess"]) == encoder.preprocess.to_dict()
     assert json.loads(about["classes"]) == ["blue", "green", "red"]
     assert json.loads(about["encoder"])["fingerprint"] == encoder.fingerprint
-    assert about["method"] == "gda"
+    assert about["method"] == "proker"
     assert set(about) == set(report) - {"bytes", "sha256", "agreement"}
+    assert str(Path(onnx_export.__file__).parent).encode() not in exported.file.read_bytes()  # nor whose it is
     assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]] == [3, 32, 32]
 
 
-def test_without_the_support_photos_it_is_checked_on_random_ones(
-    adapter_of: Adapter, tiny_clip: Path, tmp_path: Path
+@pytest.mark.parametrize("photo", ["red/0_6.png", "green/0_5.png", "blue/0_4.png"])
+def test_the_documented_lines_predict_what_crossgraft_does(
+    exported: Exported, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: str
 ) -> None:
-    adapter = adapter_of(tiny_clip, "proker")
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config["extra"]["support"] = [str(tmp_path / "gone.png")]
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    assert export_onnx(adapter, tmp_path / "m.onnx")["agreement"]["checked_on"] == "8 random pictures"
+    (tmp_path / "model.onnx").symlink_to(exported.file)
+    (tmp_path / "photo.webp").symlink_to(colours / photo)
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "export.md"
+    lines = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    predictor = Predictor.load(exported.adapter, device="cpu")
+    np.testing.assert_allclose(found["pixels"][0], predictor.encoder.preprocess(colours / photo), atol=1e-5)
+    (prediction,) = predictor([colours / photo])
+    assert found["label"] == prediction.label
+    assert found["probabilities"].max() == pytest.approx(prediction.probability, abs=1e-4)
+
+
+def test_support_photos_that_are_gone_give_way_to_random_pictures(colours: Path, tiny_clip: Path) -> None:
+    preprocess = load_encoder(str(tiny_clip), device="cpu").preprocess
+    there, gone = str(colours / "red" / "0_6.png"), str(colours / "gone.png")
+    pixels, said = probe_pixels(preprocess, [gone, there])
+    assert (tuple(pixels.shape), said) == ((1, 3, 32, 32), "1 support photos")
+    pixels, said = probe_pixels(preprocess, [gone])
+    assert (tuple(pixels.shape), said) == ((8, 3, 32, 32), "8 random pictures")
 
 
 def test_a_graph_that_does_not_agree_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
