@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,12 @@ from crossgraft.encoders.prompts import Prompts
 from crossgraft.encoders.store import FeatureStore
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import FewShotClassifier
-from crossgraft.fewshot.data import ImageData, ImageSplit, TestImages, hold_out, sample_support
+from crossgraft.fewshot.data import ImageData, ImageSplit, TestImages
 from crossgraft.fewshot.features import unit
-from crossgraft.fewshot.protocol import MIN4, Protocol, check_protocol, validation_indices
+from crossgraft.fewshot.plan import SeedPlan, Shots, make_plan, without
+from crossgraft.fewshot.protocol import Protocol, check_protocol
 from crossgraft.fewshot.registry import get_method
 from crossgraft.fewshot.scoring import Answers, Features, TestRecord, TestScore, TestSet, answers, record, score
-
-Shots = int | Literal["all"]
 
 
 @dataclass
@@ -108,7 +107,7 @@ def run_fewshot(
     reader = _Reader(data.classes, encoder, store, key, workers, progress)
     run = FewShotRun(data, text, [], reader.skipped)
 
-    plans = reader.readable(lambda bad: _plan(_without(data, bad), shots, seeds, protocol, bool(tests)))
+    plans = reader.readable(lambda bad: make_plan(without(data, bad), shots, seeds, protocol, bool(tests)))
     if data.test is None and tests and plans[seeds[0]].test is None:
         run.warnings.append(f"no photo of {data.name} is left to test on; only the other test sets are scored")
     shared = {"test": data.test} if data.test is not None else {}
@@ -140,62 +139,6 @@ def run_fewshot(
     return run
 
 
-@dataclass(frozen=True)
-class _SeedPlan:
-    """What one seed draws."""
-
-    supports: dict[Shots, ImageSplit]
-    validation: dict[Shots, ImageSplit | None]
-    test: TestImages | None
-
-    def images(self) -> Iterable[Path]:
-        for split in (*self.supports.values(), *self.validation.values(), self.test):
-            yield from split.paths if split is not None else ()
-
-
-def _plan(
-    data: ImageData, shots: Sequence[Shots], seeds: Sequence[int], protocol: Protocol, other_tests: bool
-) -> dict[int, _SeedPlan]:
-    n = len(data.classes)
-    plans = {}
-    for seed in seeds:
-        supports = {k: data.train.take(sample_support(data.train, n, k, seed, classes=data.classes)) for k in shots}
-        val, test = data.val, None
-        needs_val = val is None and protocol == "min4"
-        if needs_val and "all" in shots:
-            raise InputError("shots all leaves nothing to validate on; take fewer shots, protocol none, or a val split")
-        if needs_val or (data.test is None and "all" not in shots):
-            largest = max((k for k in shots if k != "all"), default=0)
-            wanted = min(MIN4, largest) if needs_val else 0
-            try:
-                held = hold_out(data.train, n, shots, seed, val=wanted, classes=data.classes)
-            except InputError:
-                if needs_val or not other_tests:
-                    raise
-            else:
-                val = data.train.take(held.val) if wanted else val
-                test = data.train.take(held.test).sealed(data.classes) if data.test is None else None
-        validation: dict[Shots, ImageSplit | None] = {
-            k: None if val is None or protocol == "none" else val.take(validation_indices(val, n, k, seed, protocol))
-            for k in shots
-        }
-        plans[seed] = _SeedPlan(supports, validation, test)
-    return plans
-
-
-def _without(data: ImageData, bad: set[Path]) -> ImageData:
-    """The data without images that could not be read; the draw is repeated over the rest."""
-    if not bad:
-        return data
-
-    def keep(split: ImageSplit | None) -> ImageSplit | None:
-        return None if split is None else split.take([i for i, path in enumerate(split.paths) if path not in bad])
-
-    train = keep(data.train)
-    assert train is not None
-    return replace(data, train=train, val=keep(data.val))
-
-
 class _Reader:
     """Images to features, each encoded once however many seeds and splits ask for it."""
 
@@ -220,7 +163,7 @@ class _Reader:
         self.skipped += [entry for entry in done.skipped if entry["path"] not in known]
         return set(wanted) - done.hash_of.keys()
 
-    def readable(self, plan: Callable[[set[Path]], dict[int, _SeedPlan]]) -> dict[int, _SeedPlan]:
+    def readable(self, plan: Callable[[set[Path]], dict[int, SeedPlan]]) -> dict[int, SeedPlan]:
         """Plan until every image of the plan can be read: a bad image costs that image, not the run."""
         bad: set[Path] = set()
         while True:
