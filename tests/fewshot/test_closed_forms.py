@@ -89,6 +89,13 @@ def test_gda_with_one_shot_uses_the_total_scatter() -> None:
     np.testing.assert_allclose(gda.weight_, k[rows] @ inverse, rtol=1e-8)
 
 
+def test_gda_without_a_separate_key_is_one_product_of_the_same_logits() -> None:
+    p = problem((3, 3, 3, 3), d=10, f=0)
+    gda = GDA(text=p.text, classes=p.classes, logit_scale=9.0, alpha=0.5).fit(p.X, p.y)
+    expected = 9 * normal(p.Q) @ normal(p.text).T + 0.5 * (normal(p.Q) @ gda.weight_.numpy().T + gda.bias_.numpy())
+    np.testing.assert_allclose(gda.logits(p.Q), expected, rtol=1e-8)
+
+
 def test_gda_of_identical_samples_is_finite() -> None:
     gda = GDA().fit(np.ones((4, 3)), [0, 0, 1, 1])
     assert torch.isfinite(gda.logits(np.eye(3))).all()

@@ -88,6 +88,9 @@ class GDA(FewShotClassifier):
         return key @ self.weight_.T + self.bias_
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
+        if key is embedding:  # one head on one feature, in one product
+            weight = self.logit_scale * self.text_ + self.alpha * self.weight_
+            return torch.addmm(self.alpha * self.bias_, key, weight.T)
         return zero_shot_logits(embedding, self.text_, self.logit_scale) + self.alpha * self._image_logits(key)
 
     def _candidates(self) -> Iterator[Candidates]:
