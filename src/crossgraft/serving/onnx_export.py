@@ -176,8 +176,8 @@ def _write(module: nn.Module, inputs: Tensor, file: Path, opset: int, about: dic
             f"{file.name}: the encoder's weights take {size / 2**30:.1f} GiB, one ONNX file holds 2; export the head "
             "only"
         )
-    for part in (program.model.graph, *program.model.graph.all_nodes()):
-        part.metadata_props.clear()  # stack traces with paths of this machine
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with paths of this machine
     program.model.producer_name, program.model.producer_version = "crossgraft", __version__
     for key, value in about.items():
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
