@@ -4,7 +4,7 @@ Their papers know one space, in which images and texts meet. Where the un-projec
 embedding, images say more in it than in the embedding, and texts say nothing. So a prototype has two halves: it starts
 as [text | 0], and what is learned from images goes to both halves. With the embedding as its own key there is one half,
 and the rule is the published one. On the validation split of Caltech-101, over both pocket encoders and 1 to 16 shots,
-this is 4 to 7 points better than the embedding alone.
+this is 2 to 9 points better than the embedding alone.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class SSText(PrototypeClassifier):
     held to its text the more, the fewer images it has. A class without a sample keeps its text. The joint features x
     and the halves of a prototype are `prototypes.py`'s. tau is CLIP's 1/100 for every encoder: with a temperature as
     soft as the pocket encoders' 1/16 the images are hardly heard (Caltech-101's validation split, 1 to 16 shots: 15 to
-    1 points less).
+    0 points less).
 
     Parameters:
         lam: strength of the texts; 1 as published.
