@@ -54,7 +54,7 @@ def main() -> None:
     if data.test is None:
         raise InputError(f"{arguments.data} has no test split")
     encoder = load_encoder(arguments.model, device=arguments.device, dtype=arguments.dtype)
-    encoded = extract(data.test.paths, encoder, default_store(encoder))
+    encoded = extract(data.test.paths, encoder, default_store(encoder), wait=True)
     read = [i for i, path in enumerate(data.test.paths) if path in encoded.hash_of]
     test = data.test.take(read)
     hashes = [encoded.hash_of[path] for path in test.paths]
