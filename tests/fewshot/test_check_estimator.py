@@ -9,11 +9,11 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from crossgraft.fewshot import METHODS, XMAdapter
+from crossgraft.fewshot import METHODS, XMAdapterPaper
 
 torch.set_num_threads(1)
 
-ESTIMATORS = [*(method() for method in METHODS.values()), XMAdapter(train=False), XMAdapter(ratio="entropy")]
+ESTIMATORS = [*(method() for method in METHODS.values()), XMAdapterPaper(train=False), XMAdapterPaper(ratio="entropy")]
 
 
 @parametrize_with_checks(ESTIMATORS)

@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot import METHODS, FewShotClassifier, XMAdapter, get_method, load_classifier, save_classifier
+from crossgraft.fewshot import METHODS, FewShotClassifier, XMAdapterPaper, get_method, load_classifier, save_classifier
 from crossgraft.fewshot.persist import CARD_FILE, CONFIG_FILE, FILES, TENSOR_FILE, read_config
 
 torch.set_num_threads(1)
@@ -29,8 +29,8 @@ P = problem((1, 4, 2, 3), noise=0.8)
 ENCODER = {"name": "pocket-clip", "fingerprint": "0123456789abcdef"}
 VARIANTS = [
     *((name, {}) for name in METHODS),
-    ("xmadapter", {"ratio": 0.25, "train": False}),
-    ("xmadapter", {"ratio": "entropy"}),
+    ("xmadapter-paper", {"ratio": 0.25, "train": False}),
+    ("xmadapter-paper", {"ratio": "entropy"}),
 ]
 
 
@@ -91,20 +91,20 @@ def test_labels_keep_their_type(labels: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    saved = XMAdapter(text=P.text, classes=P.classes, alpha=np.float64(2.0), random_state=np.random.RandomState(0))
+    saved = XMAdapterPaper(text=P.text, classes=P.classes, alpha=np.float64(2.0), random_state=np.random.RandomState(0))
     folder = save_classifier(saved.fit(P.X, P.y), tmp_path / "a", encoder=ENCODER, extra={"note": "é|`"})
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert list(tmp_path.iterdir()) == [folder]
-    assert set(load_file(folder / TENSOR_FILE)) == {"text_", *XMAdapter.state}
+    assert set(load_file(folder / TENSOR_FILE)) == {"text_", *XMAdapterPaper.state}
     config = read_config(folder)
-    assert config["method"] == "xmadapter"
+    assert config["method"] == "xmadapter-paper"
     assert config["classes"] == P.classes
     assert config["encoder"] == ENCODER
     assert config["extra"] == {"note": "é|`"}
     assert config["tensors"]["keys_"] == {"shape": [10, 10], "dtype": "float64"}
     assert config["params"]["alpha"] == 2.0
     card = (folder / CARD_FILE).read_text()
-    for part in ("xmadapter", "2404.12588", "class z", "pocket-clip", f"{saved.n_parameters_:,}", "load_classifier"):
+    for part in ("xmadapter-paper", "2404.12588", "class z", "pocket-clip", f"{saved.n_parameters_:,}", "load_classifier"):
         assert part in card
 
 
@@ -163,7 +163,7 @@ def test_saving_what_cannot_be_saved(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    classifier = XMAdapter(text=P.text, classes=P.classes, epochs=1).fit(P.X.astype(np.float32), P.y)
+    classifier = XMAdapterPaper(text=P.text, classes=P.classes, epochs=1).fit(P.X.astype(np.float32), P.y)
     return save_classifier(classifier, tmp_path_factory.mktemp("saved") / "adapter", encoder=ENCODER)
 
 

@@ -14,7 +14,6 @@ from crossgraft.fewshot.ridge import (
     factorise,
     gram,
     last_inverse,
-    leave_groups_out,
     leave_one_out,
     left_out_last,
     solve,
@@ -78,16 +77,6 @@ def test_leave_one_out_is_what_fitting_without_the_sample_gives() -> None:
     expected = left_out([[i] for i in range(M)])
     for n in (6, M):
         torch.testing.assert_close(leave_one_out(factor, solve(factor, residual), n), expected[M - n :])
-
-
-def test_leaving_groups_out_is_what_fitting_without_the_group_gives() -> None:
-    kernel, residual, lam = problem()
-    factor = factorise(gram(lambda i, j: kernel[i, j], M, kernel), lam)
-    groups = torch.tensor([0, 1, 2, 0, 1, 1, 7, 0])
-    first = M - len(groups)
-    members = [[first + i for i in range(len(groups)) if groups[i] == group] for group in (0, 1, 2, 7)]
-    errors = leave_groups_out(factor, solve(factor, residual), groups)
-    torch.testing.assert_close(errors, left_out(members)[first:])
 
 
 def test_a_kernel_that_is_not_positive_definite_is_refused() -> None:

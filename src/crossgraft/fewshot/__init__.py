@@ -7,13 +7,14 @@ from crossgraft.fewshot.linear_probe import LinearProbe
 from crossgraft.fewshot.nearest_mean import NearestMean
 from crossgraft.fewshot.tip_adapter import TipAdapter, TipAdapterF
 from crossgraft.fewshot.gda import GDA
-from crossgraft.fewshot.proker import ProKeR, leave_one_out
+from crossgraft.fewshot.proker import ProKeR
 from crossgraft.fewshot.ss_text import SSText
 from crossgraft.fewshot.timo import TIMO
 from crossgraft.fewshot.lpp import LPPlusPlus
 from crossgraft.fewshot.clap import CLAP
 from crossgraft.fewshot.taskres import TaskRes
 from crossgraft.fewshot.prolip import ProLIP
+from crossgraft.fewshot.xmadapter_paper import XMAdapterPaper
 from crossgraft.fewshot.xmadapter import XMAdapter
 # isort: on
 
@@ -39,9 +40,9 @@ __all__ = [
     "TipAdapter",
     "TipAdapterF",
     "XMAdapter",
+    "XMAdapterPaper",
     "ZeroShot",
     "get_method",
-    "leave_one_out",
     "load_classifier",
     "register",
     "save_classifier",

@@ -287,7 +287,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
         """The attributes that change with one more class, the last: its samples' unit embedding (m, d), key (m, f).
 
-        texts (N + 1, d) are all classes' unit embeddings.
+        texts (P, d) are its unit text embeddings.
         """
         raise InputError(
             f"{self.method} cannot take one more class on its own; fit again, with the photos of all classes"

@@ -25,7 +25,7 @@ def add_class(classifier: FewShotClassifier, embedding: Tensor, key: Tensor, lab
     classes = _with_label(classifier.classes_, label)
     texts = _read_text(classifier, embedding, text)
     all_texts = torch.cat([classifier.text_, mean_text(texts[None])])
-    changed = classifier._with_class(all_texts, embedding, key)
+    changed = classifier._with_class(texts, embedding, key)
     # Nothing has been changed up to here, so that an error leaves the classifier as it was.
     support = getattr(classifier, "_support", None)
     if support is not None:

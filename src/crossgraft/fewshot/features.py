@@ -53,6 +53,10 @@ class Support:
         """(N,) number of samples of each class; zero for a class known by its text alone."""
         return torch.bincount(self.labels, minlength=self.n_classes)
 
+    def take(self, chosen: Tensor) -> Support:
+        """The samples that `chosen` (M,) bool picks; the texts stay."""
+        return Support(self.embedding[chosen], self.key[chosen], self.labels[chosen], self.text, self.texts)
+
 
 @contextmanager
 def many_classes() -> Iterator[None]:

@@ -13,41 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossgraft.errors import InputError
 from crossgraft.fewshot.base import Candidates
 from crossgraft.fewshot.cache import affinity, vote_weights
+from crossgraft.fewshot.classes import drop_class
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier
-from crossgraft.fewshot.features import Support
+from crossgraft.fewshot.features import Support, mean_text
 from crossgraft.fewshot.registry import register
+from crossgraft.fewshot.ridge import LEFT_OUT, factorise, gram, leave_one_out, left_out_last, solve
 from crossgraft.fewshot.zero_shot import zero_shot_logits
 
 # CLIP's logits are 100 times a cosine. Any encoder's logits over 100 lie in the range of CLIP's cosines, where the
 # published constants and one-hot targets belong.
 CLIP_LOGIT_SCALE = 100.0
-
-
-def ridge_solve(kernel: Tensor, residual: Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Solve (K + diag(lam)) a = R for kernel K (M, M) and residual R (M, N); lam is a number, or one a sample (M,).
-
-    Returns:
-        a (M, N), and the diagonal (M,) of (K + diag(lam))^-1.
-
-    Raises:
-        InputError: K + diag(lam) is not positive definite.
-    """
-    regular = kernel.clone()
-    regular.diagonal().add_(lam)
-    factor, failed = torch.linalg.cholesky_ex(regular)
-    if failed:
-        raise InputError("the kernel matrix cannot be inverted; use a larger lam")
-    inverse = torch.cholesky_inverse(factor)
-    return inverse @ residual, inverse.diagonal()
-
-
-def leave_one_out(kernel: Tensor, residual: Tensor, lam: float | Tensor) -> Tensor:
-    """What each sample's target is off, predicted by all the others: e_i = a_i / inv_ii (M, N); exact."""
-    a, diagonal = ridge_solve(kernel, residual, lam)
-    return a / diagonal[:, None]
 
 
 @register("proker")
@@ -63,7 +40,8 @@ class ProKeR(ExplainableClassifier):
         balanced: scale a sample's ridge by (its class's count / mean count), so that every class is held to the prior
             equally however many samples it has; with equally many, or with False, the ridge is the published one.
 
-    Attributes (after `fit`): `keys_` (M, f), `labels_` (M,), `coef_` (M, N) = a, `temperature_` () = t.
+    Attributes (after `fit`): `keys_` (M, f), `embeddings_` (M, d), `labels_` (M,), `coef_` (M, N) = a,
+        `temperature_` () = t.
     """
 
     paper = (
@@ -75,6 +53,7 @@ class ProKeR(ExplainableClassifier):
     }
     state: ClassVar[dict[str, tuple[str, ...]]] = {
         "keys_": ("M", "f"),
+        "embeddings_": ("M", "d"),
         "labels_": ("M",),
         "coef_": ("M", "N"),
         "temperature_": (),
@@ -96,23 +75,30 @@ class ProKeR(ExplainableClassifier):
         self.balanced = balanced
 
     def _fit(self, support: Support) -> int:
-        self.keys_, self.labels_ = support.key, support.labels
+        self.keys_, self.embeddings_, self.labels_ = support.key, support.embedding, support.labels
         self.coef_, self.temperature_ = self._solve(support, self.beta, self.lam)
         return 0
 
     def _solve(self, support: Support, beta: float, lam: float) -> tuple[Tensor, Tensor]:
-        target = functional.one_hot(support.labels, support.n_classes).to(support.key)
-        kernel = affinity(support.key @ support.key.T, beta)
-        weights = vote_weights(support.labels, support.n_classes, balanced=self.balanced, dtype=kernel.dtype)
-        coef, diagonal = ridge_solve(kernel, target - self._prior(support.embedding), lam / weights)
-        scores = target - coef / diagonal[:, None]
-        return coef, _temperature(scores, support.labels)
+        """a (M, N) and t ()."""
+        order = left_out_last(support.labels)
+        some = min(LEFT_OUT, len(order))
+        keys, labels = support.key[order], support.labels[order]
+        target = functional.one_hot(labels, support.n_classes).to(keys)
+        weights = vote_weights(labels, support.n_classes, balanced=self.balanced, dtype=keys.dtype)
+        kernel = gram(lambda i, j: affinity(keys[i] @ keys[j].T, beta), len(keys), keys)
+        factor = factorise(kernel, lam / weights)
+        solved = solve(factor, target - self._prior(support.embedding[order], support.text))
+        scores = target[-some:] - leave_one_out(factor, solved, some)
+        coef = torch.empty_like(solved)
+        coef[order] = solved
+        return coef, _temperature(scores, labels[-some:])
 
-    def _prior(self, embedding: Tensor) -> Tensor:
-        return zero_shot_logits(embedding, self.text_, self.logit_scale / CLIP_LOGIT_SCALE)
+    def _prior(self, embedding: Tensor, text: Tensor) -> Tensor:
+        return zero_shot_logits(embedding, text, self.logit_scale / CLIP_LOGIT_SCALE)
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
-        scores = self._prior(embedding) + affinity(key @ self.keys_.T, self.beta) @ self.coef_
+        scores = self._prior(embedding, self.text_) + affinity(key @ self.keys_.T, self.beta) @ self.coef_
         return self.temperature_ * scores
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
@@ -128,9 +114,31 @@ class ProKeR(ExplainableClassifier):
                 def score(
                     embedding: Tensor, key: Tensor, beta: float = beta, a: Tensor = coef, t: Tensor = temperature
                 ) -> Iterator[Tensor]:
-                    yield t * (self._prior(embedding) + affinity(key @ self.keys_.T, beta) @ a)
+                    yield t * (self._prior(embedding, self.text_) + affinity(key @ self.keys_.T, beta) @ a)
 
                 yield Candidates([{"beta": beta, "lam": lam}], score, {"coef_": coef, "temperature_": temperature})
+
+    def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
+        mean = mean_text(texts[None])
+        labels = torch.cat([self.labels_, self.labels_.new_full((len(key),), len(self.text_))])
+        return self._again(
+            torch.cat([self.keys_, key]),
+            torch.cat([self.embeddings_, embedding]),
+            labels,
+            torch.cat([self.text_, mean]),
+        )
+
+    def _without_class(self, row: int) -> dict[str, Any]:
+        left = drop_class(self, row)
+        text = torch.cat([self.text_[:row], self.text_[row + 1 :]])
+        return self._again(left["keys_"], left["embeddings_"], left["labels_"], text)
+
+    def _again(self, keys: Tensor, embeddings: Tensor, labels: Tensor, text: Tensor) -> dict[str, Any]:
+        """The state solved again for other samples and classes, from what the classifier holds."""
+        support = Support(embeddings, keys, labels, text, text[:, None])
+        coef, temperature = self._solve(support, self.beta, self.lam)
+        state = {"keys_": keys, "embeddings_": embeddings, "labels_": labels, "coef_": coef}
+        return state | {"temperature_": temperature}
 
 
 def _temperature(scores: Tensor, labels: Tensor) -> Tensor:

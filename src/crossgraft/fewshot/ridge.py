@@ -90,18 +90,3 @@ def leave_one_out(factor: Tensor, coef: Tensor, n: int) -> Tensor:
     Exact, from the factor L (M, M) and the solution a (M, N); subtract it from the targets to get the predictions.
     """
     return coef[len(coef) - n :] / last_inverse(factor, n).diagonal()[:, None]
-
-
-def leave_groups_out(factor: Tensor, coef: Tensor, groups: Tensor) -> Tensor:
-    """What the last n samples' targets are off, predicted by all samples but those of their own group (n, N).
-
-    groups (n,) int64 number the last n samples' groups. Exact: e_G = (inv_GG)^-1 a_G. With one sample of every class a
-    group, what is left has the shape of a support with a shot less, and no class is favoured for missing nothing.
-    """
-    n = len(groups)
-    inverse, last = last_inverse(factor, n), coef[len(coef) - n :]
-    errors = torch.empty_like(last)
-    for group in groups.unique().tolist():
-        rows = (groups == group).nonzero().flatten()
-        errors[rows] = torch.linalg.solve(inverse[rows[:, None], rows], last[rows])
-    return errors

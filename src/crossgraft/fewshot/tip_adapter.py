@@ -115,8 +115,9 @@ class TipAdapter(ExplainableClassifier):
         yield Candidates(params, score)
 
     def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
-        labels = torch.cat([self.labels_, self.labels_.new_full((len(key),), len(texts) - 1)])
-        return self._cached(torch.cat([self.keys_, key]), labels, len(texts))
+        n = len(self.text_)
+        labels = torch.cat([self.labels_, self.labels_.new_full((len(key),), n)])
+        return self._cached(torch.cat([self.keys_, key]), labels, n + 1)
 
     def _without_class(self, row: int) -> dict[str, Any]:
         kept = drop_class(self, row)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from few_shot_problems import normal, problem
 
-from crossgraft.fewshot import TipAdapterF, XMAdapter
+from crossgraft.fewshot import TipAdapterF, XMAdapterPaper
 from crossgraft.fewshot.cache import affinity, shares
-from crossgraft.fewshot.xmadapter import hard_sample_weights, standardisation
+from crossgraft.fewshot.xmadapter_paper import hard_sample_weights, standardisation
 
 torch.set_num_threads(1)
 
@@ -19,8 +19,8 @@ P = problem((4, 4, 4, 4), noise=0.8, d=32, f=20)
 TRAINING = {"lr": 0.01, "epochs": 5, "batch_size": 5, "random_state": 7}
 
 
-def make(**params: Any) -> XMAdapter:
-    return XMAdapter(**{"text": P.text, "classes": P.classes, "logit_scale": 10.0, **params})
+def make(**params: Any) -> XMAdapterPaper:
+    return XMAdapterPaper(**{"text": P.text, "classes": P.classes, "logit_scale": 10.0, **params})
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 4, 4), (1, 6, 2, 3)])
@@ -28,7 +28,7 @@ def make(**params: Any) -> XMAdapter:
 def test_image_ratio_without_hard_samples_and_mask_is_tip_adapter_f(counts: tuple[int, ...], seed: int) -> None:
     p = problem(counts, noise=0.8, d=32, f=20)
     shared = {"text": p.text, "classes": p.classes, "logit_scale": 10.0, **TRAINING, "random_state": seed}
-    cross = XMAdapter(ratio=1.0, eta=0.0, mask=False, **shared).fit(p.X, p.y)
+    cross = XMAdapterPaper(ratio=1.0, eta=0.0, mask=False, **shared).fit(p.X, p.y)
     tip = TipAdapterF(**shared).fit(p.X, p.y)
     torch.testing.assert_close(cross.logits(p.Q), tip.logits(p.Q), rtol=0, atol=1e-6)
     torch.testing.assert_close(cross.keys_, tip.keys_, rtol=0, atol=1e-6)
@@ -37,7 +37,7 @@ def test_image_ratio_without_hard_samples_and_mask_is_tip_adapter_f(counts: tupl
 @pytest.mark.parametrize("counts", [(4, 4, 4, 4), (1, 6, 2, 3)])
 def test_zero_initialised_nets_let_the_text_cache_vote_as_zero_shot(counts: tuple[int, ...]) -> None:
     p = problem(counts, noise=0.8, d=32, f=20)
-    cross = XMAdapter(text=p.text, classes=p.classes, train=False).fit(p.X, p.y)
+    cross = XMAdapterPaper(text=p.text, classes=p.classes, train=False).fit(p.X, p.y)
     embedding, key = cross._queries(p.Q)
     _, text = cross._affinities(embedding, key)
     assert torch.equal(cross._votes(text).argmax(dim=1), (embedding @ cross.text_.T).argmax(dim=1))
@@ -54,7 +54,7 @@ def test_parameter_count(d: int, reduction: int) -> None:
         ({"ratio": 0.3}, 6 * 20 + nets),
         ({"train": False}, 0),
     ]:
-        cross = XMAdapter(text=p.text, classes=p.classes, reduction=reduction, epochs=1, **params).fit(p.X, p.y)
+        cross = XMAdapterPaper(text=p.text, classes=p.classes, reduction=reduction, epochs=1, **params).fit(p.X, p.y)
         assert cross.n_parameters_ == expected
     if reduction == 16 and d >= 16:
         assert nets == pytest.approx(d * d / 4, rel=0.6)
@@ -100,7 +100,7 @@ def test_a_masked_sample_does_not_see_itself() -> None:
     p = problem((1, 1, 1), d=8, f=8)
     seen: list[torch.Tensor] = []
 
-    class Watched(XMAdapter):
+    class Watched(XMAdapterPaper):
         def _fuse(self, embedding: torch.Tensor, image_votes: torch.Tensor, text_votes: torch.Tensor) -> torch.Tensor:
             seen.extend([image_votes.detach(), text_votes.detach()])
             return super()._fuse(embedding, image_votes, text_votes)

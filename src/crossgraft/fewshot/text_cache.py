@@ -1,0 +1,53 @@
+"""The text cache: class texts as keys, whose affinities to a photo have no unit of their own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+class TextCache(NamedTuple):
+    """A_T (n, N) of unit embeddings (n, d): the mean over a class's texts of exp(gain * cosine + shift).
+
+    `texts` (N, P, d) unit, rows of zeros where a class has fewer than P; `gain` (), `shift` ().
+    """
+
+    texts: Tensor
+    gain: Tensor
+    shift: Tensor
+
+    @classmethod
+    def standardised(cls, texts: Tensor, embedding: Tensor, beta: float) -> Self:
+        """Gain and shift that make an affinity exp(beta z) over its typical best, for a support's embedding (M, d).
+
+        z is the cosine less its mean, over its standard deviation, over all pairs of support photo and text. The
+        typical best is the mean over photos of the largest affinity.
+        """
+        there = texts.any(dim=-1)
+        pairs = len(embedding) * int(there.sum())
+        one, square = (embedding.new_zeros(()) for _ in range(2))
+        for p in range(texts.shape[1]):
+            cosines = embedding @ texts[:, p].T  # a missing text adds nothing
+            one, square = one + cosines.sum(), square + cosines.square().sum()
+        mean = one / pairs
+        deviation = (square / pairs - mean.square()).clamp(min=0).sqrt()
+        gain = torch.where(deviation > 1e-6, beta / deviation.clamp(min=1e-6), 0.0)
+        raw = cls(texts, gain, -gain * mean)
+        best = raw(embedding).amax(dim=1).mean()
+        return cls(texts, gain, -gain * mean - best.log())
+
+    def __call__(self, embedding: Tensor) -> Tensor:
+        there = self.texts.any(dim=-1).to(embedding)  # (N, P)
+        total = embedding.new_zeros(len(embedding), len(self.texts))
+        for p in range(self.texts.shape[1]):
+            total += torch.exp(self.gain * (embedding @ self.texts[:, p].T) + self.shift) * there[:, p]
+        return total / there.sum(dim=1).clamp(min=1)
+
+    def with_class(self, texts: Tensor) -> Self:
+        """The cache with one more class, of unit texts (P', d)."""
+        width = max(self.texts.shape[1], len(texts))
+        grown = [pad(each, (0, 0, 0, width - each.shape[1])) for each in (self.texts, texts[None])]
+        return self._replace(texts=torch.cat(grown))
