@@ -120,9 +120,10 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=7, help="test photos of each class")
     parser.add_argument("--memory", choices=DTYPES, help=argparse.SUPPRESS)  # what one of the child processes measures
     arguments = parser.parse_args()
-    keep_freed_memory()
     if arguments.memory:
-        encode({arguments.memory: load_encoder(arguments.model, device="cpu", dtype=arguments.memory)}, arguments.data)
+        alone = {arguments.memory: load_encoder(arguments.model, device="cpu", dtype=arguments.memory)}
+        keep_freed_memory()  # after loading, as everywhere
+        encode(alone, arguments.data)
         print(peak_memory_mb())
         return
     photos = arguments.shots + arguments.tests
@@ -130,6 +131,7 @@ def main() -> None:
     # First of all: a process starts with the peak of the one that it was forked from.
     peaks = {dtype: memory(arguments.model, dtype, paths[:MEMORY_IMAGES]) for dtype in DTYPES}
     encoders = {dtype: load_encoder(arguments.model, device="cpu", dtype=dtype) for dtype in DTYPES}
+    keep_freed_memory()
     X, seconds = encode(encoders, paths)
     classes = list(dict.fromkeys(labels))
     text = Prompts().encode(encoders["float32"], classes)

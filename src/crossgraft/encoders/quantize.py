@@ -1,9 +1,10 @@
 """int8 image towers for CPUs: the linear layers of transformer blocks multiply 8-bit integers.
 
 Weights have one scale an output channel, fixed; activations have scale and offset of each row (a token), taken as they
-come. That is what accuracy asks for: one scale for a whole batch, as PyTorch's and onnxruntime's dynamic quantisation
-have it, leaves CLIP's ordinary tokens a handful of levels beside its outliers (cosine to float32 0.65 on real photos).
-Row-wise quantisation: Yao et al., "ZeroQuant", NeurIPS 2022 (arXiv 2206.01861), section 4.1; the float offset is ours.
+come (token-wise quantisation of Yao et al., "ZeroQuant", NeurIPS 2022, arXiv 2206.01861). Accuracy asks for both. On 12
+photos and CLIP ViT-B/16, cosines of the pooled feature to float32 were 0.997 on average; 0.989 with a scale but no
+offset; and 0.65 with one scale for a whole batch (`torch.ao.quantization.quantize_dynamic`), which leaves ordinary tokens
+a handful of levels beside the outliers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from crossgraft.encoders.base import Encoder
 from crossgraft.errors import InputError
 
+_ROWS = 64
 _TINY = 1e-30  # instead of the zero range of a constant row
 
 
@@ -32,9 +34,12 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp(min=_TINY)  # (N,)
-        quantised = (weight / scale[:, None]).round()
-        self.register_buffer("weight", quantised.to(torch.int8))  # (N, K)
+        scale = (torch.maximum(weight.amax(dim=1), -weight.amin(dim=1)) / 127).clamp(min=_TINY)  # (N,)
+        quantised = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)  # (N, K)
+        # By a few rows: freed copies of whole weights would leave holes of half a gigabyte in the heap.
+        for out, part, its in zip(quantised.split(_ROWS), weight.split(_ROWS), scale.split(_ROWS), strict=True):
+            out.copy_((part / its[:, None]).round_())
+        self.register_buffer("weight", quantised)
         self.register_buffer("scale", scale)
         self.register_buffer("row_sums", weight.sum(dim=1))
         self.register_buffer("bias", torch.zeros_like(scale) if linear.bias is None else linear.bias.detach().float())
