@@ -20,6 +20,7 @@ from crossgraft.fewshot import (
     FewShotClassifier,
     LinearProbe,
     NearestMean,
+    ProKeR,
     TipAdapter,
     TipAdapterF,
     ZeroShot,
@@ -37,6 +38,8 @@ EXACT: list[tuple[type[FewShotClassifier], dict[str, Any]]] = [
     (NearestMean, {}),
     (TipAdapter, {}),
     (TipAdapter, {"balanced": False}),
+    (ProKeR, {}),
+    (ProKeR, {"balanced": False}),
 ]
 Load = Callable[[FewShotClassifier], FewShotClassifier]
 
