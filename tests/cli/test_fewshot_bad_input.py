@@ -28,7 +28,7 @@ from conftest import Cli, make_colours, save_clip
         (["--shots", ""], "--shots is ''"),
         (["--shots", "8"], "3 of 3 classes have too few images for 8 shots"),
         (["--shots", "all", "--protocol", "min4"], "shots all leaves nothing to validate on"),
-        (["--shots", "1", "--protocol", "min4", "--set", "alpha=2"], "alpha of xmadapter: set, and searched"),
+        (["--shots", "1", "--protocol", "min4", "--set", "alpha=2"], "alpha of xmadapter-paper: set, and searched"),
         (["--shots", "1", "--set", "lr=-1"], "lr=-1; expected more than 0"),
         (["--seeds", "-1"], "--seeds: '-1' is not"),
         (["--seeds", "1,two"], "--seeds: 'two' is not"),
@@ -49,7 +49,7 @@ from conftest import Cli, make_colours, save_clip
     ],
 )
 def test_bad_options(fewshot_run: Cli, tmp_path: Path, options: list[str], reason: str) -> None:
-    assert reason in fewshot_run("--method", "xmadapter", *options).error
+    assert reason in fewshot_run("--method", "xmadapter-paper", *options).error
     assert not (tmp_path / "out").exists()
 
 

@@ -119,9 +119,9 @@ def test_xmadapter_tuned_on_validation_photos_and_tested_on_another_style(
             shutil.copy(path, fluent / name)
     arguments = ("fewshot", EMOJI, "--split", emoji_split, "--model", "pocket-lite", "--out", tmp_path / "out")
     options = ("--shots", "2", "--seeds", "1", "--protocol", "min4", "--test", fluent, "--views", "1", "--json")
-    options += ("--method", "xmadapter")
+    options += ("--method", "xmadapter-paper")
     document = cli(*arguments, *options, "--set", "epochs=3", "--device", "cpu").json
-    assert (document["method"], document["shots"], document["protocol"]) == ("xmadapter", 2, "min4")
+    assert (document["method"], document["shots"], document["protocol"]) == ("xmadapter-paper", 2, "min4")
     assert list(document["metrics"]) == ["test", "fluent"]
     assert document["metrics"]["test"]["accuracy"]["mean"] > 50
     assert document["parameters"]["trainable"] > 6 * 1280  # the image keys and two small nets

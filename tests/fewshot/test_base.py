@@ -124,15 +124,15 @@ def test_tune_finds_the_best_of_its_grid(name: str) -> None:
     chosen = {key: getattr(classifier, key) for key in classifier.grid}
     assert all(value in classifier.grid[key] or isinstance(value, str) for key, value in chosen.items())
     # The tuned state is the one that a fit with those settings gives (keys trained under other settings stay).
-    if classifier.grid and name not in ("tip-adapter-f", "xmadapter"):
+    if classifier.grid and name not in ("tip-adapter-f", "xmadapter-paper", "xmadapter"):
         again = clone(classifier).fit(p.X, p.y)
         torch.testing.assert_close(again.logits(p.Q), classifier.logits(p.Q), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["tip-adapter", "gda", "proker", "xmadapter"])
+@pytest.mark.parametrize("name", ["tip-adapter", "gda", "proker", "xmadapter", "xmadapter-paper"])
 def test_tune_scores_what_it_then_predicts(name: str) -> None:
     """Every candidate's logits are those of a classifier that holds its settings."""
-    params = {"ratio": 0.5} if name == "xmadapter" else {}
+    params = {"ratio": 0.5} if name == "xmadapter-paper" else {}
     classifier = make(name, text=P.text, classes=P.classes, **params).fit(P.X, P.y)
     embedding, key = classifier._queries(P.Q)
     for group in list(classifier._candidates())[::7]:
@@ -212,11 +212,14 @@ def test_bad_hyperparameters_are_refused() -> None:
         ("proker", {"lam": -5.0}, "lam=-5.0; expected more than 0"),
         ("linear-probe", {"C": 0}, "C=0; expected more than 0"),
         ("xmadapter", {"eta": -1}, "eta=-1; expected at least 0"),
-        ("xmadapter", {"reduction": 0}, "reduction=0; expected at least 1"),
-        ("xmadapter", {"mask": "no"}, "mask='no'; expected true or false"),
+        ("xmadapter", {"shrinkage": 0}, "shrinkage=0; expected 'learned' or a number above 0"),
         ("xmadapter", {"ratio": "half"}, "ratio='half'"),
+        ("xmadapter", {"ratio": True}, "ratio=True"),
+        ("xmadapter-paper", {"reduction": 0}, "reduction=0; expected at least 1"),
+        ("xmadapter-paper", {"mask": "no"}, "mask='no'; expected true or false"),
+        ("xmadapter-paper", {"ratio": "half"}, "ratio='half'"),
         ("xmadapter", {"ratio": 1.5}, "ratio=1.5"),
-        ("xmadapter", {"reduction": 2.5}, "reduction='2.5'"),
+        ("xmadapter-paper", {"reduction": 2.5}, "reduction='2.5'"),
     ]:
         with pytest.raises(InputError, match=message):
             make(name, text=P.text, classes=P.classes, **params).fit(P.X, P.y)

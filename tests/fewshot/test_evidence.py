@@ -12,7 +12,15 @@ import torch
 from few_shot_problems import problem
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot import METHODS, get_method, load_classifier, save_classifier
+from crossgraft.fewshot import (
+    METHODS,
+    FewShotClassifier,
+    ProKeR,
+    XMAdapter,
+    get_method,
+    load_classifier,
+    save_classifier,
+)
 
 torch.set_num_threads(1)
 
@@ -21,7 +29,17 @@ EXPLAINED = [name for name, method in METHODS.items() if hasattr(method, "explai
 
 
 def test_methods_with_evidence() -> None:
-    assert EXPLAINED == ["zero-shot", "tip-adapter", "tip-adapter-f", "proker", "xmadapter"]
+    assert EXPLAINED == ["zero-shot", "tip-adapter", "tip-adapter-f", "proker", "xmadapter-paper", "xmadapter"]
+
+
+def text_part(classifier: FewShotClassifier) -> torch.Tensor:
+    """What texts add to the logits of the queries (n, N)."""
+    embedding, _ = classifier._queries(P.Q)
+    if isinstance(classifier, ProKeR):
+        return classifier._prior(embedding, classifier.text_) * classifier.temperature_
+    if isinstance(classifier, XMAdapter):
+        return classifier.temperature_ * (1 - classifier.ratio_) * classifier._text_cache()(embedding)
+    return 10 * embedding @ classifier.text_.T
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
@@ -31,12 +49,7 @@ def test_evidence_adds_up(name: str, with_text: bool, tmp_path: Path) -> None:
     classifier = get_method(name)(logit_scale=10.0, **text).fit(P.X, P.y)
     evidence = classifier.explain(P.Q, k=99)
     probabilities, logits = classifier.predict_proba(P.Q), classifier.logits(P.Q)
-    scores, rows = (
-        classifier._prior(classifier._queries(P.Q)[0]) * classifier.temperature_
-        if name == "proker"
-        else 10 * classifier._queries(P.Q)[0] @ classifier.text_.T,
-        classifier.classes_.tolist(),
-    )
+    scores, rows = text_part(classifier), classifier.classes_.tolist()
     for i, one in enumerate(evidence):
         predicted = rows.index(one.label)
         assert one.label == classifier.predict(P.Q)[i]
@@ -52,7 +65,7 @@ def test_evidence_adds_up(name: str, with_text: bool, tmp_path: Path) -> None:
         assert all(vote.label == P.y[vote.index] for vote in one.supports)
         ranked = [vote.contribution for vote in one.supports]
         assert ranked == sorted(ranked, reverse=True)
-        assert (one.ratio is not None) == (name == "xmadapter")
+        assert (one.ratio is not None) == name.startswith("xmadapter")
     assert json.loads(json.dumps(asdict(evidence[0])))["label"] == evidence[0].label
 
     loaded = load_classifier(save_classifier(classifier, tmp_path / "adapter"))

@@ -104,7 +104,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert config["tensors"]["keys_"] == {"shape": [10, 10], "dtype": "float64"}
     assert config["params"]["alpha"] == 2.0
     card = (folder / CARD_FILE).read_text()
-    for part in ("xmadapter-paper", "2404.12588", "class z", "pocket-clip", f"{saved.n_parameters_:,}", "load_classifier"):
+    trained = f"{saved.n_parameters_:,}"
+    for part in ("xmadapter-paper", "2404.12588", "class z", "pocket-clip", trained, "load_classifier"):
         assert part in card
 
 
@@ -184,7 +185,7 @@ CONFIG_DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "method": (lambda c: c.update(method="xmadaptr"), "did you mean 'xmadapter'"),
     "method type": (lambda c: c.update(method=["gda"]), "method: expected str"),
     "another method": (lambda c: c.update(method="gda", params={}), "missing: .*bias_.*not its own: .*down_"),
-    "unknown parameter": (lambda c: c["params"].update(gamma=1), "params.gamma: xmadapter has no such"),
+    "unknown parameter": (lambda c: c["params"].update(gamma=1), "params.gamma: xmadapter-paper has no such"),
     "constructor injection": (lambda c: c["params"].update(device="meta"), "params.device"),
     "parameter type": (lambda c: c["params"].update(alpha="1"), "params: alpha='1'"),
     "parameter list": (lambda c: c["params"].update(alpha=[1]), "params.alpha"),

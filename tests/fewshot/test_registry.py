@@ -9,7 +9,7 @@ from crossgraft.fewshot import METHODS, FewShotClassifier, TipAdapterF, ZeroShot
 
 
 def test_all_methods_are_there_in_table_order() -> None:
-    assert list(METHODS)[:14] == [
+    assert list(METHODS)[:15] == [
         "zero-shot",
         "linear-probe",
         "nearest-mean",
@@ -23,6 +23,7 @@ def test_all_methods_are_there_in_table_order() -> None:
         "clap",
         "taskres",
         "prolip",
+        "xmadapter-paper",
         "xmadapter",
     ]
     assert get_method("tip-adapter-f") is TipAdapterF

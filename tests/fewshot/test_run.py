@@ -318,7 +318,7 @@ def test_a_test_set_of_bad_images_only_is_refused(
         ({"methods": ["xmadaptor"]}, "unknown method 'xmadaptor'; did you mean 'xmadapter'"),
         ({"params": {"beta": 3.0}}, "no chosen method has a parameter beta"),
         ({"params": {"text": None}}, "no chosen method has a parameter text"),
-        ({"methods": ["xmadapter"], "params": {"train": "no"}}, "train='no'; expected true or false"),
+        ({"methods": ["xmadapter-paper"], "params": {"train": "no"}}, "train='no'; expected true or false"),
         ({"methods": ["tip-adapter"], "params": {"alpha": "big"}}, "alpha='big'; expected a finite number"),
         ({"shots": [8]}, r"3 of 3 classes have too few images for 8 shots: 'blue \(7\)'"),
         ({"shots": [7]}, "7 shots and 1 to test on"),

@@ -26,7 +26,7 @@ def encoder(tiny_clip: Path) -> Encoder:
 @pytest.fixture(scope="module")
 def run(colours: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> FewShotRun:
     store = tmp_path_factory.mktemp("features") / "store"
-    methods = ["zero-shot", "xmadapter"]
+    methods = ["zero-shot", "xmadapter-paper"]
     return run_fewshot(
         load_data(colours), encoder, store, methods=methods, shots=[1, 2], seeds=SEEDS, params={"epochs": 2}
     )
@@ -65,9 +65,9 @@ def test_the_document_names_everything_a_reader_needs(run: FewShotRun, encoder: 
     assert written["peak_memory_mb"] > 50
     assert [(r["method"], r["shots"]) for r in written["runs"]] == [
         ("zero-shot", 1),
-        ("xmadapter", 1),
+        ("xmadapter-paper", 1),
         ("zero-shot", 2),
-        ("xmadapter", 2),
+        ("xmadapter-paper", 2),
     ]
     assert "metrics" not in written  # four records: none of them is the result
 
@@ -84,7 +84,7 @@ def test_a_record_holds_every_seeds_score_and_the_cost(run: FewShotRun, encoder:
         trained, total = record["parameters"]["trainable"], record["parameters"]["total"]
         assert total == encoder.n_parameters + trained
         assert record["parameters"]["percent"] == pytest.approx(100 * trained / total)
-        assert (trained > 0) == (record["method"] == "xmadapter")
+        assert (trained > 0) == (record["method"] == "xmadapter-paper")
         assert record["seconds"]["fit"]["mean"] > 0
         assert len(record["microseconds_per_query"]["per_seed"]) == 3
     xmadapter = document(run, encoder)["runs"][1]["hyperparameters"]
@@ -93,7 +93,9 @@ def test_a_record_holds_every_seeds_score_and_the_cost(run: FewShotRun, encoder:
 
 
 def test_one_record_is_the_result_itself(run: FewShotRun, encoder: Encoder) -> None:
-    one = FewShotRun(run.data, run.text, [fit for fit in run.fits if (fit.method, fit.shots) == ("xmadapter", 2)], [])
+    one = FewShotRun(
+        run.data, run.text, [fit for fit in run.fits if (fit.method, fit.shots) == ("xmadapter-paper", 2)], []
+    )
     written = document(one, encoder)
     assert {key: written[key] for key in written["runs"][0]} == written["runs"][0]
     assert written["metrics"]["test"]["accuracy"].keys() == {"mean", "std", "per_seed"}

@@ -11,7 +11,8 @@ them that adjusts itself, and hard samples told by where the caches differ. What
    differ in has been damped in the keys (`nuisance`). The centred cosine has mean zero on any encoder.
 3. Fusion. Scores S = g A_I a + (1 - g) A_T, with (A_I + diag(lam)) a = Y - (1 - g) / g A_T over the support (Y
    one-hot): the image cache learns what the text cache leaves over, by kernel ridge regression (as ProKeR does, Bendou
-   et al., CVPR 2025, with cosines in the place of A_T). Logits are t S.
+   et al., CVPR 2025, with cosines in the place of A_T). Logits are t S. A class without a sample counts by its texts
+   alone, with weight g.
 4. The ratio g, the damping and the temperature t are those under which held-out support photos are likeliest, one photo
    of every class held out together: leaving out one photo alone favours the classes that still have all of theirs.
    With one photo a class nothing can be held out, and g follows from how well the texts alone do on the support.
@@ -21,9 +22,10 @@ them that adjusts itself, and hard samples told by where the caches differ. What
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -116,9 +118,9 @@ class XMAdapter(ExplainableClassifier):
 
     def check_params(self) -> None:
         super().check_params()
-        if self.ratio != LEARNED and not (_number(self.ratio) and 0 <= self.ratio <= 1):
+        if not _learned_or(self.ratio, lambda g: 0 <= g <= 1):
             raise InputError(f"ratio={self.ratio!r}; expected 'learned' or a number from 0 to 1")
-        if self.shrinkage != LEARNED and not (_number(self.shrinkage) and 0 < self.shrinkage < math.inf):
+        if not _learned_or(self.shrinkage, lambda s: 0 < s < math.inf):
             raise InputError(f"shrinkage={self.shrinkage!r}; expected 'learned' or a number above 0")
 
     def _fit(self, support: Support) -> int:
@@ -132,7 +134,7 @@ class XMAdapter(ExplainableClassifier):
     def _choose(self, support: Support) -> tuple[float, float, float]:
         """Ratio, shrinkage and temperature under which held-out support photos have the least cross-entropy."""
         folds = one_of_every_class(support)
-        ratios = [1.0] if self.text is None else RATIOS if self.ratio == LEARNED else [float(self.ratio)]
+        ratios = self._ratios()
         shrinkages = SHRINKAGES if self.shrinkage == LEARNED else [float(self.shrinkage)]
         if not folds:
             ratio = self._one_shot_ratio(support) if len(ratios) > 1 else ratios[0]
@@ -149,6 +151,12 @@ class XMAdapter(ExplainableClassifier):
                     loss = functional.cross_entropy(t * held_out_scores, labels, label_smoothing=smoothing).item()
                     best = min(best, (loss, ratio, shrinkage, t), key=lambda found: found[0])
         return best[1:]
+
+    def _ratios(self) -> tuple[float, ...]:
+        """The values of g to choose from."""
+        if self.text is None:
+            return (1.0,)
+        return RATIOS if self.ratio == LEARNED else (float(self.ratio),)
 
     def _parts(self, rest: Support, held_out: Support, shrinkage: float, ratios: Sequence[float]) -> list[Tensor]:
         """Scores (n, N) of held-out samples from the rest of the support, one for each ratio, from one factor."""
@@ -186,7 +194,7 @@ class XMAdapter(ExplainableClassifier):
         if not self.ratio_ > 0:
             return torch.zeros_like(from_text)
         target = functional.one_hot(labels, n_classes).to(keys)
-        residual = target - (1 - self.ratio_) / self.ratio_ * from_text
+        residual = target - self._text_weights(labels, n_classes) / self.ratio_ * from_text
         ridge = self._ridge(labels, n_classes, lam, keys)
         if self.eta:
             ridge = ridge / self._hard_sample_weights(keys, target, from_text, ridge)
@@ -208,6 +216,12 @@ class XMAdapter(ExplainableClassifier):
 
     # -- the caches ---------------------------------------------------------------------------------------------------
 
+    def _text_weights(self, labels: Tensor, n_classes: int) -> Tensor:
+        """What the text cache's votes count (N,): 1 - g; for a class without a sample g, since its text is all it has,
+        and the image cache, which aims at one, gives the others' true class about g."""
+        seen = torch.bincount(labels, minlength=n_classes) > 0
+        return torch.where(seen, 1 - self.ratio_, self.ratio_.clamp(min=0.5))
+
     def _text_cache(self) -> TextCache:
         return TextCache(self.texts_, self.gain_, self.shift_)
 
@@ -221,7 +235,8 @@ class XMAdapter(ExplainableClassifier):
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         image = self._affinities(key) @ self.coef_
-        return self.temperature_ * (self.ratio_ * image + (1 - self.ratio_) * self._text_cache()(embedding))
+        text = self._text_weights(self.labels_, len(self.texts_)) * self._text_cache()(embedding)
+        return self.temperature_ * (self.ratio_ * image + text)
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
         weights = self._affinities(key)
@@ -235,16 +250,17 @@ class XMAdapter(ExplainableClassifier):
         )
 
     def _candidates(self) -> Iterator[Candidates]:
-        ratios = RATIOS if self.text is not None else (1.0,)
+        ratios = self._ratios()
         temperature = self.temperature_.item()
         for shrinkage in self.grid["shrinkage"]:
             for lam in self.grid["lam"]:
                 for ratio in ratios:
-                    self._set(self._support, ratio, shrinkage, lam, temperature)
-                    state = {name: getattr(self, name) for name in self.state}
+                    other = copy.copy(self)
+                    other._set(self._support, ratio, shrinkage, lam, temperature)
+                    state = {name: getattr(other, name) for name in self.state}
 
-                    def score(embedding: Tensor, key: Tensor) -> Iterator[Tensor]:
-                        yield self._logits(embedding, key)
+                    def score(embedding: Tensor, key: Tensor, other: Self = other) -> Iterator[Tensor]:
+                        yield other._logits(embedding, key)
 
                     yield Candidates([{"ratio": ratio, "shrinkage": shrinkage, "lam": lam}], score, state)
 
@@ -271,8 +287,11 @@ class XMAdapter(ExplainableClassifier):
         return {"keys_": keys, "embeddings_": embeddings, "labels_": labels, "texts_": cache.texts, "coef_": coef}
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _learned_or(value: Any, allowed: Callable[[float], bool]) -> bool:
+    """Whether a parameter is "learned", or an allowed number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return allowed(value)
+    return isinstance(value, str) and value == LEARNED
 
 
 def _one_hot(support: Support) -> Tensor:
