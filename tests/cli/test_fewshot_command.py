@@ -143,7 +143,7 @@ def test_the_real_clip_goes_the_whole_way(cli: Cli, pocket_home: Path, emoji_spl
     assert document["backbone"]["name"] == "pocket-clip"
     assert document["metrics"]["test"]["accuracy"]["mean"] > 60
     adapter = tmp_path / "out" / "adapters" / "linear-probe"
-    assert load_classifier(adapter).n_features_in_ == 384 + 768
+    assert load_classifier(adapter).n_features_in_ == 1896 + 768
     error = cli("predict", adapter, EMOJI / test[0][0], "--model", "pocket-lite").error
     assert "encoder.fingerprint: made for pocket-clip" in error
 

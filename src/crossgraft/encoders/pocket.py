@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crossgraft.encoders.alignment import Alignment
 from crossgraft.encoders.base import Encoder, ImageFeatures
+from crossgraft.encoders.drawn_text import draw_text
 from crossgraft.encoders.efficientnet_lite import HEAD_WIDTH, EfficientNetLite0
 from crossgraft.encoders.fingerprint import architecture, fingerprint
 from crossgraft.encoders.preprocess import Preprocess
@@ -21,6 +22,7 @@ from crossgraft.files import read_json
 from crossgraft.pocket.sources import MANIFEST
 
 TEXT_LIMIT = 256  # tokens; what MiniLM was trained with
+DRAWN_BATCH = 8  # texts that the image tower reads at a time
 
 
 class Tower(nn.Module):
@@ -48,7 +50,7 @@ class LiteTower(Tower):
 class ClipLiteTower(Tower):
     """OpenAI CLIP ViT-B/16, which gives grid and feature; its views are `clip`, the projected feature (B, 512), and
     EfficientNet-Lite0's `imagenet`: CLIP's own text tower is not on the package index, and an ImageNet classifier knows
-    the names that CLIP lost with it."""
+    the names that CLIP lost with it. CLIP's image tower also reads texts that are drawn."""
 
     feature_dim, grid_shape = 768, (197, 768)
     scale: Tensor
@@ -65,6 +67,10 @@ class ClipLiteTower(Tower):
         self.register_buffer("scale", (std * 255 / 128)[:, None, None], persistent=False)
         self.register_buffer("shift", ((mean * 255 - 127) / 128)[:, None, None], persistent=False)
 
+    def read(self, pixels: Tensor) -> Tensor:
+        """The projected feature (B, 512) of drawn texts."""
+        return self.clip(pixel_values=pixels).image_embeds
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         output = self.clip.vision_model(pixel_values=pixels)
         views = {"clip": self.clip.visual_projection(output.pooler_output)}
@@ -76,37 +82,6 @@ TOWERS: dict[str, type[LiteTower] | type[ClipLiteTower]] = {
     "efficientnet-lite0": LiteTower,
     "clip-vit-b16": ClipLiteTower,
 }
-
-
-class Alignment(nn.Module):
-    """From what image towers see to MiniLM's centred text space: a sum of unit vectors, one for each view that the
-    alignment has.
-
-    `imagenet`: the class-probability-weighted mean of the class names' embeddings. `clip`: a ridge regression.
-    docs/pocket.md says how both were made and what they reach.
-    """
-
-    text_mean: Tensor
-    imagenet_names: Tensor
-    clip_mean: Tensor
-    clip_map: Tensor | None
-
-    def __init__(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
-        super().__init__()
-        self.temperature = float(settings["temperature"])
-        for name in ("text_mean", "imagenet_names"):  # (d,), (1000, d)
-            self.register_buffer(name, tensors[name].float())
-        for name in ("clip_mean", "clip_map"):  # (512,), (512, d)
-            self.register_buffer(name, tensors[name].float() if name in tensors else None)
-
-    def image(self, views: dict[str, Tensor]) -> Tensor:
-        """Views (B, ...) -> (B, d), unit length."""
-        probabilities = (views["imagenet"].float() / self.temperature).softmax(-1)
-        terms = [functional.normalize(probabilities @ self.imagenet_names, dim=-1)]
-        if self.clip_map is not None:
-            centred = functional.normalize(views["clip"].float(), dim=-1) - self.clip_mean
-            terms.append(functional.normalize(centred @ self.clip_map, dim=-1))
-        return functional.normalize(sum(terms, torch.zeros(())), dim=-1)
 
 
 class MiniLM(nn.Module):
@@ -133,8 +108,7 @@ class MiniLM(nn.Module):
 class PocketEncoder(Encoder):
     """A pocket dual encoder read from its folder (see `crossgraft models pull pocket`).
 
-    Texts are centred by the mean of the alignment's own texts before they are compared, since MiniLM's sentences share
-    a direction.
+    pocket-clip encodes a text twice, as a sentence and as a picture of the text, so a text costs what an image costs.
 
     Raises:
         InputError: the folder is no pocket model, is damaged, or was made by another version.
@@ -159,7 +133,7 @@ class PocketEncoder(Encoder):
                 f"{folder}: no pocket model of this version ({reason}); pull it again with --force"
             ) from error
         self.name, self.device, self.dtype, self.preprocess = name, device, dtype, preprocess
-        self.embedding_dim = len(alignment.text_mean)
+        self.embedding_dim = alignment.dim
         self.feature_dim, self.grid_shape = tower.feature_dim, tower.grid_shape
         weights = nn.ModuleDict({"vision": tower, "text": text, "alignment": alignment}).state_dict()
         self.n_parameters = sum(tensor.numel() for tensor in weights.values())
@@ -180,4 +154,14 @@ class PocketEncoder(Encoder):
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return encode_in_batches(texts, lambda batch: self._text(batch) - self._alignment.text_mean)
+        return encode_in_batches(texts, lambda batch: self._alignment.text(self._text(batch), self._read(batch)))
+
+    def _read(self, texts: list[str]) -> Tensor | None:
+        """What CLIP sees of drawn texts (n, 512)."""
+        if not isinstance(self.image_tower, ClipLiteTower):
+            return None
+        features = []
+        for start in range(0, len(texts), DRAWN_BATCH):
+            pixels = torch.stack([self.preprocess(draw_text(text)) for text in texts[start : start + DRAWN_BATCH]])
+            features.append(self.image_tower.read(pixels.to(self.device, self.dtype)).float())
+        return torch.cat(features)
