@@ -29,7 +29,7 @@ EXPLAINED = [name for name, method in METHODS.items() if hasattr(method, "explai
 
 
 def test_methods_with_evidence() -> None:
-    assert EXPLAINED == ["zero-shot", "tip-adapter", "tip-adapter-f", "proker", "xmadapter-paper", "xmadapter"]
+    assert EXPLAINED == ["zero-shot", "tip-adapter", "tip-adapter-f", "proker", "xmadapter-paper", "xmadapter", "auto"]
 
 
 def text_part(classifier: FewShotClassifier) -> torch.Tensor:
@@ -65,7 +65,7 @@ def test_evidence_adds_up(name: str, with_text: bool, tmp_path: Path) -> None:
         assert all(vote.label == P.y[vote.index] for vote in one.supports)
         ranked = [vote.contribution for vote in one.supports]
         assert ranked == sorted(ranked, reverse=True)
-        assert (one.ratio is not None) == name.startswith("xmadapter")
+        assert (one.ratio is not None) == (name in ("xmadapter-paper", "xmadapter", "auto"))
     assert json.loads(json.dumps(asdict(evidence[0])))["label"] == evidence[0].label
 
     loaded = load_classifier(save_classifier(classifier, tmp_path / "adapter"))

@@ -9,7 +9,7 @@ from crossgraft.fewshot import METHODS, FewShotClassifier, TipAdapterF, ZeroShot
 
 
 def test_all_methods_are_there_in_table_order() -> None:
-    assert list(METHODS)[:15] == [
+    assert list(METHODS)[:16] == [
         "zero-shot",
         "linear-probe",
         "nearest-mean",
@@ -25,6 +25,7 @@ def test_all_methods_are_there_in_table_order() -> None:
         "prolip",
         "xmadapter-paper",
         "xmadapter",
+        "auto",
     ]
     assert get_method("tip-adapter-f") is TipAdapterF
     assert all(method.method == name and method.paper for name, method in METHODS.items())

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from crossgraft.fewshot import METHODS, FewShotClassifier
-from crossgraft.serving.heads import Head, linear_form
+from crossgraft.fewshot.linear_form import linear_form
+from crossgraft.serving.heads import Head
 
 LINEAR = ("zero-shot", "linear-probe", "nearest-mean", "gda")
-CURVED = ("tip-adapter", "tip-adapter-f", "proker", "xmadapter")
+CURVED = ("tip-adapter", "tip-adapter-f", "proker", "xmadapter-paper", "xmadapter", "auto")
 CLASSES = ["ant", "bee", "cat", "dog"]
 D, F = 6, 10
 

@@ -16,6 +16,7 @@ from crossgraft.fewshot.taskres import TaskRes
 from crossgraft.fewshot.prolip import ProLIP
 from crossgraft.fewshot.xmadapter_paper import XMAdapterPaper
 from crossgraft.fewshot.xmadapter import XMAdapter
+from crossgraft.fewshot.auto import Auto
 # isort: on
 
 from crossgraft.fewshot.base import FewShotClassifier
@@ -28,6 +29,7 @@ __all__ = [
     "GDA",
     "METHODS",
     "TIMO",
+    "Auto",
     "Evidence",
     "FewShotClassifier",
     "LPPlusPlus",

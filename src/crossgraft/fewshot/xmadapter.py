@@ -124,9 +124,9 @@ class XMAdapter(ExplainableClassifier):
             raise InputError(f"shrinkage={self.shrinkage!r}; expected 'learned' or a number above 0")
 
     def _fit(self, support: Support) -> int:
-        ratio, shrinkage, temperature = self._choose(support)
+        ratio, self._shrinkage, temperature = self._choose(support)
         self._set_text_cache(TextCache.standardised(support.texts, support.embedding, self.beta_t))
-        self._set(support, ratio, shrinkage, self.lam, temperature)
+        self._set(support, ratio, self._shrinkage, self.lam, temperature)
         return 0
 
     # -- what the support decides -------------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ from crossgraft.encoders.preprocess import Preprocess
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.fewshot.base import FewShotClassifier
 from crossgraft.fewshot.features import unit
+from crossgraft.fewshot.linear_form import state_tensors
 from crossgraft.fewshot.persist import TENSOR_FILE, load_classifier, read_config
 from crossgraft.fewshot.predictor import Predictor, adapter_folder
 from crossgraft.files import sha256_file, write_json
-from crossgraft.serving.heads import Head, Pipeline, state_tensors
+from crossgraft.serving.heads import Head, Pipeline
 
 TOLERANCE = 1e-4
 """Largest difference from PyTorch that an export may have: of a probability, and of a logit over the largest logit."""
