@@ -44,7 +44,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
     asked = [
         ["--version"],
         ["--help"],
-        *([command, "--help"] for command in ("features", "fewshot", "predict", "models", "report")),
+        *([command, "--help"] for command in ("features", "fewshot", "predict", "models", "report", "export")),
     ]
     command = [sys.executable, "-c", HELP, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
@@ -53,7 +53,9 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in report["modules"]] == []
     assert report["texts"][0] == f"crossgraft {version('crossgraft')}\n"
     for text, word in zip(
-        report["texts"][1:], ("features", "--shard-size", "--protocol", "--explain", "pull", "--out"), strict=True
+        report["texts"][1:],
+        ("features", "--shard-size", "--protocol", "--explain", "pull", "--out", "--opset"),
+        strict=True,
     ):
         assert word in text
 
