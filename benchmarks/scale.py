@@ -222,6 +222,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     start = time.perf_counter()
+    console = Console(stderr=True)
     clustered = problem(clustered=True)
     results: dict[str, Any] = {
         "classes": N,
@@ -231,17 +232,22 @@ def main() -> None:
         "threads": arguments.threads,
         "repeats": arguments.repeats,
         "targets": TARGETS,
-        "linear": measure_linear(clustered, arguments.repeats + 2),
-        "kernel": measure_kernel(clustered, arguments.methods, arguments.repeats),
         "cache": {},
     }
+    console.print("linear heads")
+    results["linear"] = measure_linear(clustered, arguments.repeats + 2)
+    console.print("kernel methods")
+    results["kernel"] = measure_kernel(clustered, arguments.methods, arguments.repeats)
     for name, data in (("clustered", clustered), ("hard", problem(clustered=False))):
+        console.print(f"cache methods, {name}")
         classifiers = [fitted("tip-adapter", data, alpha=alpha, beta=BETA) for alpha in ALPHAS]
         results["cache"][name] = measure_cache(data, classifiers, arguments.repeats)
+    console.print("cache methods, trained keys")
     trained = fitted("tip-adapter-f", clustered, epochs=1)
     results["cache"]["clustered"] |= measure_cache(clustered, [trained], arguments.repeats)
     if Path("/proc/self/clear_refs").exists():
-        results["memory"] = measure_memory(clustered, ["zero-shot", "tip-adapter", "proker"])
+        console.print("memory")
+        results["memory"] = measure_memory(clustered, ["zero-shot", "tip-adapter", *arguments.methods])
     results["seconds"] = time.perf_counter() - start
     results["machine"] = {"processor": processor(), "cpu_count": os.cpu_count()}
     results["versions"] = versions()

@@ -27,7 +27,7 @@ from crossgraft.encoders.store import shard_bytes, shard_path
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.files import write_bytes
 
-RESTARTS = 3  # of an actor that dies, and attempts at the shard it was at
+RESTARTS = 3  # of the actors after one has died, in a row, with no shard finished in between
 
 
 class _ShardEncoder:
@@ -91,45 +91,50 @@ def encode_on_ray(
         job, plan=replace(job.plan, shards=[]), shards=[], sources={}, threads=max(1, job.threads // workers)
     )
     vanished: set[str] = set()
+    left = dict.fromkeys(job.shards)  # an ordered set
+    restarts = 0
     with _cluster(ray, cpus=torch_threads * workers):
-        rows = [
-            {
-                "number": number,
-                "hashes": job.plan.shards[number],
-                # as bytes, because a file name need not be text
-                "paths": [[os.fsencode(path.absolute()) for path in job.sources[h]] for h in job.plan.shards[number]],
-            }
-            for number in job.shards
-        ]
-        with warnings.catch_warnings():
-            # The limits of restarts are to be passed otherwise some day; without them Ray restarts for ever.
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _ShardEncoder,
-                fn_constructor_args=(share, factory, torch_threads),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
-                num_cpus=torch_threads,
-                num_gpus=1 if device.type == "cuda" else 0,
-                max_restarts=RESTARTS,
-                max_task_retries=RESTARTS,
-            )
-        try:
-            for row in shards.iter_rows():
-                if row["error"]:
-                    raise InputError(row["error"])
-                if len(row["lost"]):
-                    vanished.update(row["lost"])
-                else:
-                    write_bytes(shard_path(job.folder, row["number"]), row["data"])
-                report(len(job.plan.shards[row["number"]]))
-        except ray.exceptions.RayError as error:
-            raise CrossgraftError(
-                f"a Ray worker failed ({_last_line(error)}); finished shards are kept: run again, "
-                "with fewer workers or a smaller batch if memory ran out"
-            ) from error
+        while left:
+            # Restarting is done here: Ray would do it for ever, without a shard to show for it.
+            shards = ray.data.from_items([_row(job, number) for number in left], override_num_blocks=len(left))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+                shards = shards.map_batches(
+                    _ShardEncoder,
+                    fn_constructor_args=(share, factory, torch_threads),
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    compute=ray.data.ActorPoolStrategy(size=min(workers, len(left))),
+                    num_cpus=torch_threads,
+                    num_gpus=1 if device.type == "cuda" else 0,
+                    max_restarts=0,
+                )
+            try:
+                for row in shards.iter_rows():
+                    if row["error"]:
+                        raise InputError(row["error"])
+                    if row["lost"]:
+                        vanished.update(row["lost"])
+                    else:
+                        write_bytes(shard_path(job.folder, row["number"]), row["data"])
+                    del left[row["number"]]
+                    restarts = 0
+                    report(len(job.plan.shards[row["number"]]))
+            except ray.exceptions.RayError as error:
+                restarts += 1
+                if restarts > RESTARTS:
+                    raise CrossgraftError(
+                        f"a Ray worker failed ({_last_line(error)}); finished shards are kept: run again, "
+                        "with fewer workers or a smaller batch if memory ran out"
+                    ) from error
     return vanished
+
+
+def _row(job: ShardJob, number: int) -> dict[str, Any]:
+    hashes = job.plan.shards[number]
+    # Paths as bytes, because a file name need not be text.
+    paths = [[os.fsencode(path.absolute()) for path in job.sources[h]] for h in hashes]
+    return {"number": number, "hashes": hashes, "paths": paths}
 
 
 def _import_ray() -> Any:
