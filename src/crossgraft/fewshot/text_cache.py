@@ -41,7 +41,7 @@ class TextCache(NamedTuple):
 
     def __call__(self, embedding: Tensor) -> Tensor:
         there = self.texts.any(dim=-1).to(embedding)  # (N, P)
-        total = embedding.new_zeros(len(embedding), len(self.texts))
+        total = embedding.new_zeros(embedding.shape[0], len(self.texts))
         for p in range(self.texts.shape[1]):
             total += torch.exp(self.gain * (embedding @ self.texts[:, p].T) + self.shift) * there[:, p]
         return total / there.sum(dim=1).clamp(min=1)
