@@ -215,6 +215,16 @@ def test_a_graph_that_does_not_agree_leaves_no_file(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_method_that_cannot_be_traced_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """len() of a batch is a number to a tracer, and so would only serve batches of that number."""
+    adapter = save_head("proker", tmp_path / "adapter")
+    monkeypatch.setattr(METHODS["proker"], "_logits", lambda self, embedding, key: key.new_ones(len(key), 4).cumsum(1))
+    monkeypatch.setattr("crossgraft.serving.heads.linear_form", lambda classifier: None)
+    with pytest.raises(CrossgraftError, match=r"proker .*cannot be traced for ONNX: .*static shape of 2"):
+        export_onnx(adapter, tmp_path / "head.onnx", head_only=True)
+    assert not (tmp_path / "head.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [

@@ -66,7 +66,7 @@ def export_onnx(
 
     Raises:
         InputError: a package of the extra `onnx` is absent; no adapter; another opset or file name; over 2 GiB.
-        CrossgraftError: the exported file does not agree with PyTorch.
+        CrossgraftError: the classifier cannot be traced, or the exported file does not agree with PyTorch.
     """
     out = Path(out)
     if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
@@ -159,17 +159,23 @@ def _expected(classifier: FewShotClassifier, X: Tensor) -> dict[str, np.ndarray]
 
 def _write(module: nn.Module, inputs: Tensor, file: Path, opset: int, about: dict[str, Any]) -> None:
     """Trace, convert, and write one file with its metadata."""
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            (inputs[:2],),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[about["input"]],
-            output_names=["logits", "probabilities"],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (inputs[:2],),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[about["input"]],
+                output_names=["logits", "probabilities"],
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()
+        raise CrossgraftError(
+            f"method {about['method']} on this encoder cannot be traced for ONNX: {' '.join(cause)[:300]}"
+        ) from error
     assert program is not None
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value)
     if size > ONE_FILE:
