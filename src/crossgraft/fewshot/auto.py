@@ -51,7 +51,7 @@ class Auto(XMAdapter):
         if not folds:
             return 0
         labels = torch.cat([held_out.labels for _, held_out in folds])
-        own = torch.cat([self._held_out_scores(rest, held_out) for rest, held_out in folds]).argmax(dim=1) == labels
+        own = torch.cat([self._own_logits(rest, held_out) for rest, held_out in folds]).argmax(dim=1) == labels
         best: tuple[float, str, Tensor] | None = None
         for name in CHALLENGERS:
             logits = torch.cat([_scores(self._head(name, rest), held_out) for rest, held_out in folds])
@@ -67,9 +67,11 @@ class Auto(XMAdapter):
         self.weight_, self.bias_ = (t * part for part in _linear(head))
         return head.n_parameters_
 
-    def _held_out_scores(self, rest: Support, held_out: Support) -> Tensor:
-        """XMAdapter's scores (n, N) of held-out samples, with the settings that the whole support chose."""
-        return self._parts(rest, held_out, self._shrinkage, [self.ratio_.item()])[0]
+    def _own_logits(self, rest: Support, held_out: Support) -> Tensor:
+        """XMAdapter's logits (n, N) of held-out samples, with the setting that the whole support chose."""
+        twin = copy.copy(self)
+        twin._set(rest, self._setting, self.temperature_.item())
+        return XMAdapter._logits(twin, held_out.embedding, held_out.key)
 
     def _head(self, name: str, support: Support) -> FewShotClassifier:
         """A challenger fitted to (a part of) the support."""

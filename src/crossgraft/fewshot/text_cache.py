@@ -10,24 +10,24 @@ from torch.nn.functional import pad
 
 
 class TextCache(NamedTuple):
-    """A_T (n, N) of unit embeddings (n, d): the mean over a class's texts of exp(gain * cosine + shift).
+    """A_T (n, N) of unit embeddings (n, d): the mean over a class's texts of exp(gain * cosine + shift) - offset.
 
-    `texts` (N, P, d) unit, rows of zeros where a class has fewer than P; `gain` (), `shift` ().
+    `texts` (N, P, d) unit, rows of zeros where a class has fewer than P; `gain` (), `shift` (), `offset` ().
     """
 
     texts: Tensor
     gain: Tensor
     shift: Tensor
+    offset: Tensor
 
     @classmethod
     def standardised(cls, texts: Tensor, embedding: Tensor, beta: float) -> Self:
-        """Gain and shift that make an affinity exp(beta z) over its typical best, for a support's embedding (M, d).
+        """The cache in which affinities exp(beta z) count from their mean, in units of what the best are above it.
 
-        z is the cosine less its mean, over its standard deviation, over all pairs of support photo and text. The
-        typical best is the mean over photos of the largest affinity.
+        z is the cosine less its mean, over its standard deviation, over all pairs of a support photo, embedding (M, d),
+        and a text. The best is the mean over photos of the largest affinity. Where all texts are alike, A_T is zero.
         """
-        there = texts.any(dim=-1)
-        pairs = len(embedding) * int(there.sum())
+        pairs = len(embedding) * int(texts.any(dim=-1).sum())
         one, square = (embedding.new_zeros(()) for _ in range(2))
         for p in range(texts.shape[1]):
             cosines = embedding @ texts[:, p].T  # a missing text adds nothing
@@ -35,16 +35,16 @@ class TextCache(NamedTuple):
         mean = one / pairs
         deviation = (square / pairs - mean.square()).clamp(min=0).sqrt()
         gain = torch.where(deviation > 1e-6, beta / deviation.clamp(min=1e-6), 0.0)
-        raw = cls(texts, gain, -gain * mean)
-        best = raw(embedding).amax(dim=1).mean()
-        return cls(texts, gain, -gain * mean - best.log())
+        votes = cls(texts, gain, -gain * mean, torch.zeros_like(gain))(embedding)
+        lead = (votes.amax(dim=1) - votes.mean(dim=1)).mean().clamp(min=1e-6)
+        return cls(texts, gain, -gain * mean - lead.log(), votes.mean() / lead)
 
     def __call__(self, embedding: Tensor) -> Tensor:
         there = self.texts.any(dim=-1).to(embedding)  # (N, P)
-        total = embedding.new_zeros(embedding.shape[0], len(self.texts))
+        total = torch.zeros_like(embedding @ self.texts[:, 0].T)
         for p in range(self.texts.shape[1]):
-            total += torch.exp(self.gain * (embedding @ self.texts[:, p].T) + self.shift) * there[:, p]
-        return total / there.sum(dim=1).clamp(min=1)
+            total = total + torch.exp(self.gain * (embedding @ self.texts[:, p].T) + self.shift) * there[:, p]
+        return total / there.sum(dim=1).clamp(min=1) - self.offset
 
     def with_class(self, texts: Tensor) -> Self:
         """The cache with one more class, of unit texts (P', d)."""

@@ -4,18 +4,20 @@ After "Cross-Modal Adapter: Parameter-Efficient Transfer Learning Approach for V
 arXiv 2404.12588, of which `xmadapter_paper` is the reconstruction. What stays is its idea: two caches, a ratio between
 them that adjusts itself, and hard samples told by where the caches differ. What is ours:
 
-1. Text cache. Affinity of a photo to a class: A_T,c = mean over the class's texts p of exp(beta_t z_cp), z the
-   image-text cosine standardised over the support, over the mean of the largest affinity of a support photo. So it has
-   no unit left, whatever range an encoder's cosines have.
-2. Image cache. Affinity of a photo to support photo m: A_I,m = exp(beta_i (cosine - 1)), after what photos of one class
-   differ in has been damped in the keys (`nuisance`). The centred cosine has mean zero on any encoder.
+1. Text cache. Affinity of a photo to a class: A_T,c = the mean over the class's texts p of exp(beta_t z_cp), z the
+   image-text cosine standardised over the support. It is counted from its mean, in units of what a support photo's best
+   text is above it: 0 is any text, 1 a typical best one, whatever range an encoder's cosines have (`TextCache`).
+2. Image cache. Keys join the un-projected feature and, for a share `aligned`, the embedding. What photos of one class
+   differ in is damped (`nuisance`). Affinity of a photo to support photo m: A_I,m = exp(beta_i (cosine - 1)), the
+   cosine of centred keys, whose mean is zero on any encoder.
 3. Fusion. Scores S = g A_I a + (1 - g) A_T, with (A_I + diag(lam)) a = Y - (1 - g) / g A_T over the support (Y
    one-hot): the image cache learns what the text cache leaves over, by kernel ridge regression (as ProKeR does, Bendou
    et al., CVPR 2025, with cosines in the place of A_T). Logits are t S. A class without a sample counts by its texts
    alone, with weight g.
-4. The ratio g, the damping and the temperature t are those under which held-out support photos are likeliest, one photo
-   of every class held out together: leaving out one photo alone favours the classes that still have all of theirs.
-   With one photo a class nothing can be held out, and g follows from how well the texts alone do on the support.
+4. The ratio g, beta_t, `aligned`, the damping and the temperature t are those under which held-out support photos are
+   likeliest, one photo of every class held out together: leaving out one photo alone favours the classes that still
+   have all of theirs. With one photo a class nothing can be held out; g then follows from how well the texts alone do
+   on the support, and the rest is fixed.
 5. Hard samples: lam_m = lam / w_m with w_m = (1 + eta delta_m) / mean and delta_m = |p_I - p_T| of the true class, p_I
    from the image cache without the photo itself.
 """
@@ -24,8 +26,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -45,10 +48,33 @@ from crossgraft.fewshot.text_cache import TextCache
 
 LEARNED = "learned"
 RATIOS = (1.0, 0.97, 0.94, 0.91, 0.87, 0.83, 0.77, 0.69, 0.6, 0.5)
-SHRINKAGES = (5.0, 1.0)
+BETAS_T = (0.05, 0.25, 0.5)  # 0.05 is as good as linear
 TEMPERATURES = tuple(2 ** (i / 2) for i in range(2, 13))  # 2 to 64
+
+
+class Setting(NamedTuple):
+    """What the support decides beside the temperature; the values are those for one photo a class.
+
+    They, and the lists of values to choose from, were found on the training and validation photos of Caltech-101
+    (docs/xmadapter.md).
+    """
+
+    ratio: float = 1.0
+    shrinkage: float = 5.0
+    aligned: float = 0.05
+    beta_t: float = 0.15
+
+
+class Found(NamedTuple):
+    """A setting and a temperature, and the cross-entropy of held-out photos under them."""
+
+    loss: float
+    setting: Setting
+    temperature: float
+
+
 # With one photo a class: the text cache's weight against the image cache's, for texts that name every support photo
-# right; and the temperature. Found on Caltech-101's training photos, like the lists above (docs/xmadapter.md).
+# right; and the temperature.
 ONE_SHOT_TEXT, ONE_SHOT_TEMPERATURE = 0.33, 24.0
 
 
@@ -60,13 +86,16 @@ class XMAdapter(ExplainableClassifier):
         ratio: g, from 0 (text cache alone) to 1 (image cache alone), or "learned" from held-out support photos.
         shrinkage: how far the nuisance within classes has to stand out to be damped; "learned", or a number (larger
             damps less).
-        beta_i, beta_t: sharpness of the image and the text affinity. lam: strength of the ridge.
+        aligned: share of the embedding in the image cache's keys, beside the feature; "learned", or from 0 to 1.
+        beta_t: sharpness of the text affinity; "learned", or a number above 0. beta_i: of the image affinity.
+        lam: strength of the ridge.
         eta: strength of the hard-sample weights; 0, because they have not helped (docs/xmadapter.md).
         balanced: a sample's ridge is scaled by (its class's count / mean count), as in ProKeR.
 
-    Attributes (after `fit`): `keys_` (M, f) the support keys, nuisance damped; `embeddings_` (M, d); `labels_` (M,);
-        `coef_` (M, N) = a; `ratio_` () = g; `temperature_` () = t; `mean_` (f,), `directions_` (r, f), `damping_` (r,)
-        the nuisance; `texts_` (N, P, d), `gain_` (), `shift_` () the text cache.
+    Attributes (after `fit`), with w the keys' size: `keys_` (M, w) the support keys, nuisance damped;
+        `embeddings_` (M, d); `labels_` (M,);
+        `coef_` (M, N) = a; `ratio_` () = g; `aligned_` (); `temperature_` () = t; `mean_` (w,), `directions_` (r, w),
+        `damping_` (r,) the nuisance; `texts_` (N, P, d), `gain_` (), `shift_` (), `offset_` () the text cache.
     """
 
     paper = (
@@ -75,22 +104,25 @@ class XMAdapter(ExplainableClassifier):
     )
     grid: ClassVar[dict[str, tuple[float, ...]]] = {
         "ratio": RATIOS,
-        "shrinkage": (*SHRINKAGES, 50.0),
-        "lam": (0.03, 0.1, 0.3),
+        "shrinkage": (1.0, 5.0, 50.0),
+        "aligned": (0.0, 0.05, 0.15),
+        "beta_t": BETAS_T,
     }
     state: ClassVar[dict[str, tuple[str, ...]]] = {
-        "keys_": ("M", "f"),
+        "keys_": ("M", "w"),
         "embeddings_": ("M", "d"),
         "labels_": ("M",),
         "coef_": ("M", "N"),
         "ratio_": (),
+        "aligned_": (),
         "temperature_": (),
-        "mean_": ("f",),
-        "directions_": ("r", "f"),
+        "mean_": ("w",),
+        "directions_": ("r", "w"),
         "damping_": ("r",),
         "texts_": ("N", "P", "d"),
         "gain_": (),
         "shift_": (),
+        "offset_": (),
     }
 
     def __init__(
@@ -100,8 +132,9 @@ class XMAdapter(ExplainableClassifier):
         logit_scale: float = 100.0,
         ratio: str | float = LEARNED,
         shrinkage: str | float = LEARNED,
+        aligned: str | float = LEARNED,
+        beta_t: str | float = LEARNED,
         beta_i: float = 1.0,
-        beta_t: float = 0.5,
         lam: float = 0.1,
         eta: float = 0.0,
         balanced: bool = True,
@@ -110,92 +143,129 @@ class XMAdapter(ExplainableClassifier):
         super().__init__(text, classes, logit_scale, device)
         self.ratio = ratio
         self.shrinkage = shrinkage
-        self.beta_i = beta_i
+        self.aligned = aligned
         self.beta_t = beta_t
+        self.beta_i = beta_i
         self.lam = lam
         self.eta = eta
         self.balanced = balanced
 
     def check_params(self) -> None:
         super().check_params()
-        if not _learned_or(self.ratio, lambda g: 0 <= g <= 1):
-            raise InputError(f"ratio={self.ratio!r}; expected 'learned' or a number from 0 to 1")
-        if not _learned_or(self.shrinkage, lambda s: 0 < s < math.inf):
-            raise InputError(f"shrinkage={self.shrinkage!r}; expected 'learned' or a number above 0")
+        for name, expected, allowed in (
+            ("ratio", "from 0 to 1", lambda g: 0 <= g <= 1),
+            ("aligned", "from 0 to 1", lambda share: 0 <= share <= 1),
+            ("shrinkage", "above 0", lambda s: 0 < s < math.inf),
+            ("beta_t", "above 0", lambda b: 0 < b < math.inf),
+        ):
+            value: Any = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (allowed(value) if number else isinstance(value, str) and value == LEARNED):
+                raise InputError(f"{name}={value!r}; expected 'learned' or a number {expected}")
 
     def _fit(self, support: Support) -> int:
-        ratio, self._shrinkage, temperature = self._choose(support)
-        self._set_text_cache(TextCache.standardised(support.texts, support.embedding, self.beta_t))
-        self._set(support, ratio, self._shrinkage, self.lam, temperature)
+        self._setting, temperature = self._choose(support)
+        self._set(support, self._setting, temperature)
         return 0
 
     # -- what the support decides -------------------------------------------------------------------------------------
 
-    def _choose(self, support: Support) -> tuple[float, float, float]:
-        """Ratio, shrinkage and temperature under which held-out support photos have the least cross-entropy."""
+    def _options(self, name: str, learned: tuple[float, ...]) -> tuple[float, ...]:
+        """The values of a parameter to choose from: one, if it was given as a number."""
+        value = getattr(self, name)
+        return learned if value == LEARNED else (float(value),)
+
+    def _choose(self, support: Support) -> tuple[Setting, float]:
+        """The setting and temperature under which held-out support photos have the least cross-entropy."""
+        given = {name: self._options(name, ())[0] for name in Setting._fields if getattr(self, name) != LEARNED}
+        setting = Setting(**given)
+        if self.text is None:
+            setting = setting._replace(ratio=1.0)
         folds = one_of_every_class(support)
-        ratios = self._ratios()
-        shrinkages = SHRINKAGES if self.shrinkage == LEARNED else [float(self.shrinkage)]
         if not folds:
-            ratio = self._one_shot_ratio(support) if len(ratios) > 1 else ratios[0]
-            return ratio, shrinkages[0], ONE_SHOT_TEMPERATURE
+            if self.text is not None and self.ratio == LEARNED:
+                setting = setting._replace(ratio=self._one_shot_ratio(support, setting.beta_t))
+            return setting, ONE_SHOT_TEMPERATURE
+        # Each in turn: they hardly depend on each other, and every pair of values costs a factorisation a fold.
+        found = self._best(
+            folds, [setting._replace(shrinkage=value) for value in self._options("shrinkage", (5.0, 1.0))]
+        )
+        others = [value for value in self._options("aligned", self.grid["aligned"]) if value != setting.aligned]
+        other = self._best(folds, [found[1]._replace(aligned=value) for value in others]) if others else found
+        return min(found, other, key=lambda one: one[0])[1:]
+
+    def _best(
+        self, folds: Sequence[tuple[Support, Support]], settings: Sequence[Setting]
+    ) -> tuple[float, Setting, float]:
+        """The least cross-entropy over these settings and all ratios, beta_t and temperatures, and where it is."""
         labels = torch.cat([held_out.labels for _, held_out in folds])
         # Platt's targets: few photos, all named right, would otherwise ask for the highest temperature.
         smoothing = 1 / (len(labels) + 2)
-        best = (math.inf, ratios[0], shrinkages[0], ONE_SHOT_TEMPERATURE)
-        for shrinkage in shrinkages:
-            parts = [self._parts(rest, held_out, shrinkage, ratios) for rest, held_out in folds]
-            for ratio, scores in zip(ratios, zip(*parts, strict=True), strict=True):
-                held_out_scores = torch.cat(scores)
+        best = Found(math.inf, settings[0], ONE_SHOT_TEMPERATURE)
+        for setting in settings:
+            scores = [self._held_out_scores(rest, held_out, setting) for rest, held_out in folds]
+            for (ratio, beta_t), parts in zip(self._ratios_and_betas(setting), zip(*scores, strict=True), strict=True):
+                held_out_scores = torch.cat(parts)
                 for t in TEMPERATURES:
                     loss = functional.cross_entropy(t * held_out_scores, labels, label_smoothing=smoothing).item()
-                    best = min(best, (loss, ratio, shrinkage, t), key=lambda found: found[0])
-        return best[1:]
+                    if loss < best.loss:
+                        best = Found(loss, setting._replace(ratio=ratio, beta_t=beta_t), t)
+        return best
 
-    def _ratios(self) -> tuple[float, ...]:
-        """The values of g to choose from."""
+    def _ratios_and_betas(self, setting: Setting) -> list[tuple[float, float]]:
+        """All (g, beta_t) to choose from."""
         if self.text is None:
-            return (1.0,)
-        return RATIOS if self.ratio == LEARNED else (float(self.ratio),)
+            return [(setting.ratio, setting.beta_t)]
+        return list(product(self._options("ratio", RATIOS), self._options("beta_t", BETAS_T)))
 
-    def _parts(self, rest: Support, held_out: Support, shrinkage: float, ratios: Sequence[float]) -> list[Tensor]:
-        """Scores (n, N) of held-out samples from the rest of the support, one for each ratio, from one factor."""
-        text = TextCache.standardised(rest.texts, rest.embedding, self.beta_t)
-        nuisance = within_class(rest.key, rest.labels, rest.n_classes, shrinkage)
-        keys = nuisance.remove(rest.key)
-        factor = factorise(self._gram(keys), self._ridge(rest.labels, rest.n_classes, self.lam, keys))
-        solved = solve(factor, torch.cat([_one_hot(rest), text(rest.embedding)], dim=1))
-        votes = affinity(nuisance.remove(held_out.key) @ keys.T, self.beta_i) @ solved
-        image, explained = votes[:, : rest.n_classes], votes[:, rest.n_classes :]
-        from_text = text(held_out.embedding)
-        return [g * image + (1 - g) * (from_text - explained) if g else from_text for g in ratios]
+    def _held_out_scores(self, rest: Support, held_out: Support, setting: Setting) -> Iterator[Tensor]:
+        """Scores (n, N) of held-out samples from the rest, for each of `_ratios_and_betas`, from one factor."""
+        choices, n = self._ratios_and_betas(setting), rest.n_classes
+        betas = list(dict.fromkeys(beta for _, beta in choices))
+        caches = [TextCache.standardised(rest.texts, rest.embedding, beta) for beta in betas]
+        key = self._join(rest.embedding, rest.key, setting.aligned)
+        nuisance = within_class(key, rest.labels, n, setting.shrinkage)
+        keys = nuisance.remove(key)
+        factor = factorise(self._gram(keys), self._ridge(rest.labels, n, keys))
+        targets = [functional.one_hot(rest.labels, n).to(keys), *(cache(rest.embedding) for cache in caches)]
+        queries = nuisance.remove(self._join(held_out.embedding, held_out.key, setting.aligned))
+        votes = affinity(queries @ keys.T, self.beta_i) @ solve(factor, torch.cat(targets, dim=1))
+        image, *explained = votes.split(n, dim=1)
+        texts = [cache(held_out.embedding) for cache in caches]
+        for g, beta in choices:
+            row = betas.index(beta)
+            yield g * image + (1 - g) * (texts[row] - explained[row]) if g else texts[row]
 
-    def _one_shot_ratio(self, support: Support) -> float:
+    def _one_shot_ratio(self, support: Support, beta_t: float) -> float:
         """g from the share of support photos that the texts alone name right, over what chance would."""
-        text = TextCache.standardised(support.texts, support.embedding, self.beta_t)
+        text = TextCache.standardised(support.texts, support.embedding, beta_t)
         right = (text(support.embedding).argmax(dim=1) == support.labels).double().mean().item()
         chance = 1 / support.n_classes
         return 1 / (1 + ONE_SHOT_TEXT * max(0.0, (right - chance) / (1 - chance)))
 
     # -- the solution -------------------------------------------------------------------------------------------------
 
-    def _set(self, support: Support, ratio: float, shrinkage: float, lam: float, temperature: float) -> None:
-        """Set the image cache for these settings; the text cache is set."""
-        nuisance = within_class(support.key, support.labels, support.n_classes, shrinkage)
+    def _set(self, support: Support, setting: Setting, temperature: float) -> None:
+        """Solve for a setting."""
+        cache = TextCache.standardised(support.texts, support.embedding, setting.beta_t)
+        self.texts_, self.gain_, self.shift_, self.offset_ = cache
+        key = self._join(support.embedding, support.key, setting.aligned)
+        nuisance = within_class(key, support.labels, support.n_classes, setting.shrinkage)
         self.mean_, self.directions_, self.damping_ = nuisance
-        self.keys_, self.embeddings_, self.labels_ = nuisance.remove(support.key), support.embedding, support.labels
-        self.ratio_, self.temperature_ = (support.key.new_tensor(value) for value in (ratio, temperature))
-        from_text = self._text_cache()(support.embedding)
-        self.coef_ = self._solve(self.keys_, from_text, support.labels, lam)
+        self.keys_, self.embeddings_, self.labels_ = nuisance.remove(key), support.embedding, support.labels
+        self.ratio_, self.aligned_, self.temperature_ = (
+            support.key.new_tensor(value) for value in (setting.ratio, setting.aligned, temperature)
+        )
+        self.coef_ = self._solve(self.keys_, cache(support.embedding), support.labels)
 
-    def _solve(self, keys: Tensor, from_text: Tensor, labels: Tensor, lam: float) -> Tensor:
+    def _solve(self, keys: Tensor, from_text: Tensor, labels: Tensor) -> Tensor:
         """a (M, N), for damped keys (M, f), the text cache's votes (M, N) and labels (M,)."""
         n_classes = from_text.shape[1]
         if not self.ratio_ > 0:
             return torch.zeros_like(from_text)
         target = functional.one_hot(labels, n_classes).to(keys)
         residual = target - self._text_weights(labels, n_classes) / self.ratio_ * from_text
-        ridge = self._ridge(labels, n_classes, lam, keys)
+        ridge = self._ridge(labels, n_classes, keys)
         if self.eta:
             ridge = ridge / self._hard_sample_weights(keys, target, from_text, ridge)
         return solve(factorise(self._gram(keys), ridge), residual)
@@ -211,8 +281,8 @@ class XMAdapter(ExplainableClassifier):
     def _gram(self, keys: Tensor) -> Tensor:
         return gram(lambda i, j: affinity(keys[i] @ keys[j].T, self.beta_i), len(keys), keys)
 
-    def _ridge(self, labels: Tensor, n_classes: int, lam: float, like: Tensor) -> Tensor:
-        return lam / vote_weights(labels, n_classes, balanced=self.balanced, dtype=like.dtype)
+    def _ridge(self, labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
+        return self.lam / vote_weights(labels, n_classes, balanced=self.balanced, dtype=like.dtype)
 
     # -- the caches ---------------------------------------------------------------------------------------------------
 
@@ -223,23 +293,32 @@ class XMAdapter(ExplainableClassifier):
         return torch.where(seen, 1 - self.ratio_, self.ratio_.clamp(min=0.5))
 
     def _text_cache(self) -> TextCache:
-        return TextCache(self.texts_, self.gain_, self.shift_)
+        return TextCache(self.texts_, self.gain_, self.shift_, self.offset_)
 
-    def _set_text_cache(self, cache: TextCache) -> None:
-        self.texts_, self.gain_, self.shift_ = cache
+    def _join(self, embedding: Tensor, key: Tensor, aligned: float | Tensor) -> Tensor:
+        """Unit embedding (n, d) and key (n, f) -> unit (n, w), w = f + d; `aligned` is the embedding's share.
 
-    def _affinities(self, key: Tensor) -> Tensor:
-        """A_I (n, M) of unit keys (n, f)."""
-        nuisance = Nuisance(self.mean_, self.directions_, self.damping_)
-        return affinity(nuisance.remove(key) @ self.keys_.T, self.beta_i)
+        Where the embedding is its own key, that is all.
+        """
+        if self.n_features_in_ == embedding.shape[1]:
+            return key
+        return torch.cat([(1 - aligned) ** 0.5 * key, aligned**0.5 * embedding], dim=1)
+
+    def _keys(self, embedding: Tensor, key: Tensor) -> Tensor:
+        """Unit embedding (n, d) and key (n, f) -> cache keys (n, w)."""
+        return Nuisance(self.mean_, self.directions_, self.damping_).remove(self._join(embedding, key, self.aligned_))
+
+    def _affinities(self, embedding: Tensor, key: Tensor) -> Tensor:
+        """A_I (n, M)."""
+        return affinity(self._keys(embedding, key) @ self.keys_.T, self.beta_i)
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
-        image = self._affinities(key) @ self.coef_
+        image = self._affinities(embedding, key) @ self.coef_
         text = self._text_weights(self.labels_, len(self.texts_)) * self._text_cache()(embedding)
         return self.temperature_ * (self.ratio_ * image + text)
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
-        weights = self._affinities(key)
+        weights = self._affinities(embedding, key)
         coef = self.temperature_ * self.ratio_ * self.coef_
         return Cache(
             weights @ coef,
@@ -250,28 +329,27 @@ class XMAdapter(ExplainableClassifier):
         )
 
     def _candidates(self) -> Iterator[Candidates]:
-        ratios = self._ratios()
         temperature = self.temperature_.item()
-        for shrinkage in self.grid["shrinkage"]:
-            for lam in self.grid["lam"]:
-                for ratio in ratios:
-                    other = copy.copy(self)
-                    other._set(self._support, ratio, shrinkage, lam, temperature)
-                    state = {name: getattr(other, name) for name in self.state}
+        shares = self._options("aligned", self.grid["aligned"])
+        for shrinkage, aligned in product(self._options("shrinkage", self.grid["shrinkage"]), shares):
+            for ratio, beta_t in self._ratios_and_betas(self._setting):
+                setting = Setting(ratio, shrinkage, aligned, beta_t)
+                other = copy.copy(self)
+                other._set(self._support, setting, temperature)
+                state = {name: getattr(other, name) for name in self.state}
 
-                    def score(embedding: Tensor, key: Tensor, other: Self = other) -> Iterator[Tensor]:
-                        yield other._logits(embedding, key)
+                def score(embedding: Tensor, key: Tensor, other: Self = other) -> Iterator[Tensor]:
+                    yield other._logits(embedding, key)
 
-                    yield Candidates([{"ratio": ratio, "shrinkage": shrinkage, "lam": lam}], score, state)
+                yield Candidates([setting._asdict()], score, state)
 
     # -- one class more or less ---------------------------------------------------------------------------------------
 
     # What the support decided (ratio, nuisance, temperature, the text cache's scale) stays as it is.
 
     def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
-        nuisance = Nuisance(self.mean_, self.directions_, self.damping_)
         return self._solved(
-            torch.cat([self.keys_, nuisance.remove(key)]),
+            torch.cat([self.keys_, self._keys(embedding, key)]),
             torch.cat([self.embeddings_, embedding]),
             torch.cat([self.labels_, self.labels_.new_full((len(key),), len(self.texts_))]),
             self._text_cache().with_class(texts),
@@ -283,16 +361,5 @@ class XMAdapter(ExplainableClassifier):
         return self._solved(left["keys_"], left["embeddings_"], left["labels_"], cache)
 
     def _solved(self, keys: Tensor, embeddings: Tensor, labels: Tensor, cache: TextCache) -> dict[str, Any]:
-        coef = self._solve(keys, cache(embeddings), labels, self.lam)
+        coef = self._solve(keys, cache(embeddings), labels)
         return {"keys_": keys, "embeddings_": embeddings, "labels_": labels, "texts_": cache.texts, "coef_": coef}
-
-
-def _learned_or(value: Any, allowed: Callable[[float], bool]) -> bool:
-    """Whether a parameter is "learned", or an allowed number."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return allowed(value)
-    return isinstance(value, str) and value == LEARNED
-
-
-def _one_hot(support: Support) -> Tensor:
-    return functional.one_hot(support.labels, support.n_classes).to(support.key)
