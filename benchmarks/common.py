@@ -20,13 +20,18 @@ RESULTS = Path(__file__).parent / "results"
 SEEDS = [1, 2, 3]
 
 
-def few_shot_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --dtype, --device, --protocol, --shots, --methods."""
+def encoder_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --dtype, --device, --shots."""
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--protocol", default="none")
     parser.add_argument("--shots", type=lambda text: [int(k) for k in text.split(",")], default=[1, 2, 4, 8, 16])
+
+
+def few_shot_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `encoder_options`, --protocol, --methods."""
+    encoder_options(parser)
+    parser.add_argument("--protocol", default="none")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
 
 
