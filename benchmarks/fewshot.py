@@ -44,6 +44,7 @@ def main() -> None:
         seeds=SEEDS,
         protocol=arguments.protocol,
         tests=[load_test_data(path, data.classes) for path in arguments.test],
+        calibrate=False,  # benchmarks/calibration.py measures that
         on_fit=teller(console),
     )
     document = few_shot_results(run, encoder, protocol=arguments.protocol, seeds=SEEDS, settings={"key": "feature"})

@@ -112,6 +112,7 @@ def main() -> None:
             seeds=SEEDS,
             protocol=arguments.protocol,
             tests=tests,
+            calibrate=False,  # benchmarks/calibration.py measures that
             on_fit=teller(console),
         )
         parts = {"train": data.train, "val": data.val, "test": data.test}

@@ -21,7 +21,7 @@ def fewshot(
     data: Annotated[Path, typer.Argument(help="Image folder (a folder a class), CoOp split file, or CSV.")],
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for results.json, adapters/ and predictions/.")],
-    method: Annotated[str, typer.Option(help="A method, several with commas, or all.")] = "proker",
+    method: Annotated[str, typer.Option(help="A method, several with commas, or all.")] = "auto",
     shots: Annotated[str, typer.Option(help="Photos a class: a number, several with commas, or all.")] = "16",
     seeds: Annotated[str, typer.Option(help="Seeds of the draw, with commas.")] = "1,2,3",
     protocol: Annotated[

@@ -79,6 +79,7 @@ def run_fewshot(
     key: Literal["feature", "embedding"] = "feature",
     views: int = 0,
     params: dict[str, Any] | None = None,
+    calibrate: bool = True,
     workers: int = 1,
     progress: bool = True,
     on_fit: Callable[[Fit], None] = lambda _: None,
@@ -95,6 +96,7 @@ def run_fewshot(
         key: what cache methods compare: the un-projected image feature, or the text-aligned embedding.
         views: augmented views of each support image that are averaged with it (Tip-Adapter's cache construction).
         params: constructor parameters for the methods, where they have them.
+        calibrate: fit probabilities and reject threshold too (crossgraft.fewshot.calibration): a few more fits each.
         on_fit: is told each fit as it is done.
 
     Raises:
@@ -130,7 +132,8 @@ def run_fewshot(
             for name, kind in classes.items():
                 classifier = _make(kind, text, data.classes, encoder, seed, params or {})
                 fit = Fit(name, k, seed, classifier, support.paths, support.labels, reader.hashes(support.paths))
-                _fit_and_score(fit, X, y, val, test_sets, keep=(k, seed) == (shots[-1], seeds[0]))
+                keep = (k, seed) == (shots[-1], seeds[0])
+                _fit_and_score(fit, X, y, val, test_sets, calibrate=calibrate, keep=keep)
                 run.fits.append(fit)
                 on_fit(fit)
     run.warnings += [
@@ -261,6 +264,7 @@ def _fit_and_score(
     val: tuple[Tensor, np.ndarray] | None,
     tests: dict[str, TestSet],
     *,
+    calibrate: bool,
     keep: bool,
 ) -> None:
     """Fill in what `fit` is to hold; `keep` its records."""
@@ -270,6 +274,8 @@ def _fit_and_score(
     if val is not None:
         fit.classifier.tune(*val)
     fit.fit_seconds, fit.tune_seconds = fitted - start, time.perf_counter() - fitted
+    if calibrate:
+        fit.classifier.calibrate()
     said: dict[str, Answers] = {}
     seconds = 0.0
     for name, test in tests.items():
