@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, ClassVar, NamedTuple, Self
@@ -159,7 +160,7 @@ class XMAdapter(ExplainableClassifier):
             ("beta_t", "above 0", lambda b: 0 < b < math.inf),
         ):
             value: Any = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not (allowed(value) if number else isinstance(value, str) and value == LEARNED):
                 raise InputError(f"{name}={value!r}; expected 'learned' or a number {expected}")
 
@@ -234,7 +235,8 @@ class XMAdapter(ExplainableClassifier):
         texts = [cache(held_out.embedding) for cache in caches]
         for g, beta in choices:
             row = betas.index(beta)
-            yield g * image + (1 - g) * (texts[row] - explained[row]) if g else texts[row]
+            weights = text_weights(torch.as_tensor(g).to(keys), rest.labels, n)
+            yield g * image + weights * (texts[row] - explained[row]) if g else texts[row]
 
     def _one_shot_ratio(self, support: Support, beta_t: float) -> float:
         """g from the share of support photos that the texts alone name right, over what chance would."""
@@ -264,7 +266,7 @@ class XMAdapter(ExplainableClassifier):
         if not self.ratio_ > 0:
             return torch.zeros_like(from_text)
         target = functional.one_hot(labels, n_classes).to(keys)
-        residual = target - self._text_weights(labels, n_classes) / self.ratio_ * from_text
+        residual = target - text_weights(self.ratio_, labels, n_classes) / self.ratio_ * from_text
         ridge = self._ridge(labels, n_classes, keys)
         if self.eta:
             ridge = ridge / self._hard_sample_weights(keys, target, from_text, ridge)
@@ -285,12 +287,6 @@ class XMAdapter(ExplainableClassifier):
         return self.lam / vote_weights(labels, n_classes, balanced=self.balanced, dtype=like.dtype)
 
     # -- the caches ---------------------------------------------------------------------------------------------------
-
-    def _text_weights(self, labels: Tensor, n_classes: int) -> Tensor:
-        """What the text cache's votes count (N,): 1 - g; for a class without a sample g, since its text is all it has,
-        and the image cache, which aims at one, gives the others' true class about g."""
-        seen = torch.bincount(labels, minlength=n_classes) > 0
-        return torch.where(seen, 1 - self.ratio_, self.ratio_.clamp(min=0.5))
 
     def _text_cache(self) -> TextCache:
         return TextCache(self.texts_, self.gain_, self.shift_, self.offset_)
@@ -314,7 +310,7 @@ class XMAdapter(ExplainableClassifier):
 
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         image = self._affinities(embedding, key) @ self.coef_
-        text = self._text_weights(self.labels_, len(self.texts_)) * self._text_cache()(embedding)
+        text = text_weights(self.ratio_, self.labels_, len(self.texts_)) * self._text_cache()(embedding)
         return self.temperature_ * (self.ratio_ * image + text)
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
@@ -363,3 +359,13 @@ class XMAdapter(ExplainableClassifier):
     def _solved(self, keys: Tensor, embeddings: Tensor, labels: Tensor, cache: TextCache) -> dict[str, Any]:
         coef = self._solve(keys, cache(embeddings), labels)
         return {"keys_": keys, "embeddings_": embeddings, "labels_": labels, "texts_": cache.texts, "coef_": coef}
+
+
+def text_weights(ratio: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """What the text cache's votes count (N,) beside an image cache of samples with labels (M,).
+
+    1 - g; for a class without a sample the larger of g and 1 - g, since its text is all it has, and the image cache,
+    which aims at one, gives the others' true class about g.
+    """
+    seen = torch.bincount(labels, minlength=n_classes) > 0
+    return torch.where(seen, 1 - ratio, torch.maximum(ratio, 1 - ratio))
