@@ -33,6 +33,7 @@ from crossgraft.fewshot.data import ImageData, load_data
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.run import Fit, run_fewshot
 from crossgraft.fewshot.training import seeded, train
+from crossgraft.fewshot.xmadapter import text_weights
 from crossgraft.files import write_json
 from crossgraft.reporting.results import summary, versions
 
@@ -49,7 +50,7 @@ class PerQuery(XMAdapter):
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         image, text = self._affinities(embedding, key) @ self.coef_, self._text_cache()(embedding)
         share = 1 - entropy_ratio(*((self.temperature_ * votes).softmax(dim=1) for votes in (image, text)))
-        weights = self._text_weights(self.labels_, len(self.texts_))
+        weights = text_weights(self.ratio_, self.labels_, len(self.texts_))
         return self.temperature_ * (self.ratio_ * image + 2 * share * weights * text)
 
 
@@ -71,7 +72,7 @@ class Trained(XMAdapter):
     def _fit(self, support: Support) -> int:
         super()._fit(support)
         queries, keys = self.keys_, self.keys_.clone().requires_grad_()
-        text = self._text_weights(self.labels_, support.n_classes) * self._text_cache()(support.embedding)
+        text = text_weights(self.ratio_, self.labels_, support.n_classes) * self._text_cache()(support.embedding)
 
         def loss(batch: Tensor) -> Tensor:
             image = affinity(queries[batch] @ keys.T, self.beta_i).scatter(1, batch[:, None], 0.0)
