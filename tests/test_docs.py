@@ -72,3 +72,9 @@ def test_uses_page() -> None:
     found: dict[str, Any] = {"X": X, "y": y, "Q": Q, "text": centres[:, :10], "classes": [0, 1, 2, 3]}
     exec(example, found)
     assert found["sure"].any()
+
+
+def test_xmadapter_page(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/xmadapter.md")
+    exec(example, {})
+    assert "image cache" in capsys.readouterr().out
