@@ -32,7 +32,7 @@ def test_each_fold_takes_one_of_every_class_that_has_two(counts: list[int]) -> N
     assert len(folds) == min(FOLDS, max(counts))
     gone: list[int] = []
     for fold, (rest, held_out) in enumerate(folds):
-        expected = [int(1 < count and fold < count) for count in counts]
+        expected = [int(count > 1 and fold < count) for count in counts]
         assert held_out.counts.tolist() == expected
         assert sorted(numbers(rest) + numbers(held_out)) == list(range(len(whole.labels)))
         assert numbers(rest) == sorted(numbers(rest))  # in the order they had
