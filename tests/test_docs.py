@@ -32,7 +32,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_readme(workplace: Path) -> None:
     estimators, predictor = blocks("README.md")
     exec(estimators, {})
-    options = ["--model", "pocket-lite", "--method", "proker", "--shots", "1", "--seeds", "1", "--out", "runs/demo"]
+    options = ["--model", "pocket-lite", "--method", "auto", "--shots", "1", "--seeds", "1", "--out", "runs/demo"]
     command = [sys.executable, "-m", "crossgraft.cli.main", "fewshot", "demo/emoji/noto.json", *options]
     subprocess.run(command, check=True, capture_output=True)
     found: dict[str, object] = {}

@@ -152,11 +152,11 @@ def test_the_real_clip_goes_the_whole_way(cli: Cli, pocket_home: Path, emoji_spl
 
 
 def test_one_class_folder_a_class_is_enough(fewshot_run: Cli, tmp_path: Path) -> None:
-    """The defaults, but for the shots: ProKeR, three seeds, tested on what is left."""
+    """The defaults, but for the shots: auto, three seeds, tested on what is left."""
     outcome = fewshot_run("--shots", "2")
     assert outcome.code == 0
     document = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert (document["method"], document["seeds"]) == ("proker", [1, 2, 3])
+    assert (document["method"], document["seeds"]) == ("auto", [1, 2, 3])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("results.json", "skipped.json"),
         *("adapters", "predictions"),
@@ -189,7 +189,7 @@ def test_all_photos_train_without_a_test(fewshot_run: Cli) -> None:
 
 def test_parameters_are_read_as_numbers_words_and_truth(fewshot_run: Cli) -> None:
     options = [f"--set={given}" for given in ("lr=1e-2", "epochs=1", "ratio=entropy", "train=true", "alpha=.5")]
-    document = fewshot_run("--method", "xmadapter", "--shots", 1, "--seeds", 1, *options, "--json").json
+    document = fewshot_run("--method", "xmadapter-paper", "--shots", 1, "--seeds", 1, *options, "--json").json
     (given,) = document["hyperparameters"]
     assert document["settings"]["set"] == {"lr": 0.01, "epochs": 1, "ratio": "entropy", "train": True, "alpha": 0.5}
     assert {name: given[name] for name in document["settings"]["set"]} == document["settings"]["set"]
@@ -219,7 +219,7 @@ def test_file_names_that_are_not_utf_8(fewshot_run: Cli, tmp_path: Path) -> None
         path.rename(path.with_name(os.fsdecode(b"\xff") + path.name))
     outcome = fewshot_run("--shots", 1, data=data)
     assert (outcome.code, "Traceback" in outcome.err) == (0, False)
-    config = json.loads((tmp_path / "out" / "adapters" / "proker" / "adapter_config.json").read_bytes())
+    config = json.loads((tmp_path / "out" / "adapters" / "auto" / "adapter_config.json").read_bytes())
     assert {Path(path).parent.parent for path in config["extra"]["support"]} == {data}
     assert all(Path(path).is_file() for path in config["extra"]["support"])
 
