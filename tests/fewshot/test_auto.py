@@ -25,7 +25,7 @@ def misled(shots: int = 8, seed: int = 0) -> Problem:
 
 
 LINEAR = misled()
-BLIND = {"beta_i": 1e4}  # so sharp that the image cache knows the very photos it holds, and no other
+BLIND: dict[str, Any] = {"beta_i": 1e4}  # so sharp that the image cache knows the very photos it holds, and no other
 
 
 def make(p: Problem, **params: Any) -> Auto:

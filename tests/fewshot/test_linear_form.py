@@ -9,7 +9,7 @@ import pytest
 import torch
 from few_shot_problems import normal, problem
 
-from crossgraft.fewshot import get_method
+from crossgraft.fewshot import XMAdapter, get_method
 from crossgraft.fewshot.auto import CHALLENGERS
 from crossgraft.fewshot.linear_form import linear_form, state_tensors
 
@@ -46,7 +46,7 @@ def test_a_cache_is_not_linear(name: str) -> None:
 
 def test_the_smallest_curve_is_noticed() -> None:
     """A text affinity of hardly any sharpness, alone, is almost a cosine."""
-    curved = get_method("xmadapter")(text=P.text, classes=P.classes, ratio=0.0, beta_t=1e-3).fit(P.X, P.y)
+    curved = XMAdapter(text=P.text, classes=P.classes, ratio=0.0, beta_t=1e-3).fit(P.X, P.y)
     assert linear_form(curved) is None
 
 

@@ -176,7 +176,10 @@ def test_the_range_of_an_encoders_cosines_does_not_matter(counts: tuple[int, ...
     def wider(x: np.ndarray, height: float) -> np.ndarray:
         return np.insert(x / np.linalg.norm(x[:, : p.d], axis=1, keepdims=True), p.d, height, axis=1)
 
-    one_more = {"classes": p.classes, "shrinkage": 5 * 17 / 16}  # the mean variance is over one direction more
+    one_more: dict[str, Any] = {
+        "classes": p.classes,
+        "shrinkage": 5 * 17 / 16,
+    }  # the mean variance is over one direction more
     far = XMAdapter(text=wider(p.text, 2.0), **one_more).fit(wider(p.X, 0.0), p.y)
     torch.testing.assert_close(far.logits(wider(p.Q, 0.0)), make(p, shrinkage=5.0).logits(p.Q))
     # A direction that photos and texts share: every cosine moves towards one.
@@ -230,7 +233,7 @@ def test_texts_that_name_the_wrong_class_are_not_believed() -> None:
 def test_the_choice_is_the_likeliest_of_all_ratios_and_temperatures() -> None:
     """Against fits to the rest of each fold, by the public surface."""
     p = problem((3, 1, 4, 2, 0), noise=0.9)
-    given = {"shrinkage": 5.0, "aligned": 0.05, "beta_t": 0.25}
+    given: dict[str, Any] = {"shrinkage": 5.0, "aligned": 0.05, "beta_t": 0.25}
     fitted = make(p, **given)
     rows = np.array([p.classes.index(label) for label in p.y])
     folds = []
@@ -328,12 +331,12 @@ def test_bad_parameters_are_named(name: str, value: Any) -> None:
 
 
 def test_numpys_numbers_are_numbers() -> None:
-    params = {name: np.float32(value) for name, value in FIXED.items()}
+    params: dict[str, Any] = {name: np.float32(value) for name, value in FIXED.items()}
     torch.testing.assert_close(make(**params).logits(P.Q), make(**FIXED).logits(P.Q), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_degenerate_supports_stay_finite(dtype: type) -> None:
+def test_degenerate_supports_stay_finite(dtype: Any) -> None:
     same = np.ones((6, 16), dtype=dtype)
     alike = np.repeat(P.text[:1], 4, axis=0)
     X = P.X.astype(dtype)
