@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -87,6 +88,16 @@ def test_wrong_usage_is_exit_code_2_and_names_the_argument(cli: Cli, arguments: 
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_what_the_system_refuses_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/results.json")
+
+    monkeypatch.setattr("crossgraft.cli.main.app", full)
+    outcome = cli("models", "list")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: [Errno 28] No space left on device: 'out/results.json'\n"
 
 
 def test_an_interrupted_command_can_be_run_again(colours: Path, tiny_clip: Path, tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_the_head_of_every_method_on_batches_of_any_size(method: str, tmp_path: 
     assert report["agreement"]["max_probability_difference"] < report["agreement"]["tolerance"] == 1e-4
 
 
+@pytest.mark.parametrize("method", ["xmadapter", "auto"])
+def test_a_head_with_an_empty_tensor_as_wide_as_its_features(method: str, tmp_path: Path) -> None:
+    # One photo a class shows no nuisance, and auto holds no linear head; the embedding is its own key.
+    X = features(4, 1)
+    classifier = METHODS[method](text=features(4, 5), classes=CLASSES).fit(X, CLASSES)
+    assert any(not len(getattr(classifier, name)) for name, of in classifier.state.items() if of)
+    export_onnx(save_classifier(classifier, tmp_path / "a"), tmp_path / "head.onnx", head_only=True)
+    outputs = run(tmp_path / "head.onnx", X)
+    np.testing.assert_allclose(outputs["probabilities"], classifier.predict_proba(X), atol=1e-4)
+
+
 @pytest.mark.parametrize("opset", [18, 23])
 def test_another_opset(tmp_path: Path, opset: int) -> None:
     export_onnx(save_head("xmadapter", tmp_path / "a"), tmp_path / "head.onnx", head_only=True, opset=opset)
@@ -238,6 +249,12 @@ def test_what_cannot_be_is_refused(tmp_path: Path, name: str, options: dict[str,
     with pytest.raises(InputError, match=said):
         export_onnx(adapter, tmp_path / name, **{"head_only": True} | options)
     assert not (tmp_path / name).exists()
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "head.onnx").mkdir()
+    with pytest.raises(InputError, match="not a folder"):
+        export_onnx(save_head("gda", tmp_path / "adapter"), tmp_path / "head.onnx", head_only=True)
 
 
 def test_an_encoder_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

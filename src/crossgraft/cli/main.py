@@ -51,6 +51,9 @@ def main() -> None:
     except CrossgraftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:  # typer has turned a KeyboardInterrupt into this
         if end.code == INTERRUPTED:
             print("interrupted; run the same command again: what was encoded is kept", file=sys.stderr)

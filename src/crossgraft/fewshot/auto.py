@@ -35,7 +35,8 @@ SURE = 2.0
 class Auto(XMAdapter):
     """XMAdapter, or a linear head on [embedding | key] if that names more held-out support photos right.
 
-    With one photo a class nothing can be held out, and it is XMAdapter. Parameters are XMAdapter's.
+    With one photo a class nothing can be held out, and it is XMAdapter; so it is with photos of one class only.
+    Parameters are XMAdapter's.
 
     Attributes (after `fit`): XMAdapter's, and `weight_` (L, w), `bias_` (L,), the chosen linear head: L = N, or 0 where
         XMAdapter was chosen. w = p, the features' size.
@@ -48,21 +49,21 @@ class Auto(XMAdapter):
         XMAdapter._fit(self, support)
         self.weight_, self.bias_ = self._no_head()
         folds = one_of_every_class(support)
-        if not folds:
+        if not folds or not _has_two_classes(support):
             return 0
         labels = torch.cat([held_out.labels for _, held_out in folds])
         own = torch.cat([self._own_logits(rest, held_out) for rest, held_out in folds]).argmax(dim=1) == labels
         best: tuple[float, str, Tensor] | None = None
         for name in CHALLENGERS:
             logits = torch.cat([_scores(self._head(name, rest), held_out) for rest, held_out in folds])
-            gain = (logits.argmax(dim=1) == labels).double() - own.double()
+            gain = ((logits.argmax(dim=1) == labels).long() - own.long()).cpu().double()  # MPS has no float64
             margin = gain.mean().item() - SURE * gain.std().item() / len(gain) ** 0.5
             if margin > 0 and (best is None or margin > best[0]):
                 best = (margin, name, logits)
         if best is None:
             return 0
         _, name, logits = best
-        t = fit_temperature(logits.double().cpu(), labels.cpu(), support.counts.cpu() > 0)
+        t = fit_temperature(logits.cpu().double(), labels.cpu(), support.counts.cpu() > 0)
         head = self._head(name, support)
         self.weight_, self.bias_ = (t * part for part in _linear(head))
         return head.n_parameters_
@@ -105,7 +106,7 @@ class Auto(XMAdapter):
         bare = copy.copy(self)
         bare.weight_, bare.bias_ = self._no_head()
         yield from XMAdapter._candidates(bare)
-        for name in CHALLENGERS:
+        for name in CHALLENGERS if _has_two_classes(self._support) else ():
             weight, bias = _linear(self._head(name, self._support))
 
             def score(embedding: Tensor, key: Tensor, w: Tensor = weight, b: Tensor = bias) -> Iterator[Tensor]:
@@ -124,6 +125,11 @@ class Auto(XMAdapter):
     def _refuse_if_linear(self) -> None:
         if len(self.weight_):
             raise InputError("auto chose a linear head, whose classes cannot be edited; fit again")
+
+
+def _has_two_classes(support: Support) -> bool:
+    """Whether samples are of two classes or more, which linear heads need; the others may be known by their texts."""
+    return int((support.counts > 0).sum()) > 1
 
 
 def _scores(head: FewShotClassifier, queries: Support) -> Tensor:

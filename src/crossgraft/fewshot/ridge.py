@@ -60,16 +60,27 @@ def gram(block: Callable[[slice, slice], Tensor], m: int, like: Tensor) -> Tenso
 def factorise(kernel: Tensor, lam: float | Tensor) -> Tensor:
     """L (M, M) of K + diag(lam) = L L^T, in the place of the kernel (M, M), of which the lower triangle counts.
 
-    lam is a number, or one a sample (M,).
+    So does the lower triangle of L alone. lam is a number, or one a sample (M,). Panel by panel, because nearly all of
+    the work is then matrix products, which are faster than LAPACK's factorisation.
 
     Raises:
         InputError: K + diag(lam) is not positive definite.
     """
     kernel.diagonal().add_(lam)
-    failed = torch.empty((), dtype=torch.int32, device=kernel.device)
-    torch.linalg.cholesky_ex(kernel, out=(kernel, failed))
-    if failed:
-        raise InputError("the kernel matrix cannot be inverted; use a larger lam")
+    m = len(kernel)
+    for start in range(0, m, _TILE):
+        stop = min(start + _TILE, m)
+        panel = kernel[start:, start:stop]
+        if start:
+            panel.addmm_(kernel[start:, :start], kernel[start:stop, :start].T, alpha=-1)
+        corner, failed = torch.linalg.cholesky_ex(panel[: stop - start])
+        if failed:
+            raise InputError("the kernel matrix cannot be inverted; use a larger lam")
+        panel[: stop - start] = corner
+        if stop < m:
+            panel[stop - start :] = torch.linalg.solve_triangular(
+                corner.mT, panel[stop - start :], upper=True, left=False
+            )
     return kernel
 
 

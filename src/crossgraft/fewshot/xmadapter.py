@@ -241,7 +241,7 @@ class XMAdapter(ExplainableClassifier):
     def _one_shot_ratio(self, support: Support, beta_t: float) -> float:
         """g from the share of support photos that the texts alone name right, over what chance would."""
         text = TextCache.standardised(support.texts, support.embedding, beta_t)
-        right = (text(support.embedding).argmax(dim=1) == support.labels).double().mean().item()
+        right = (text(support.embedding).argmax(dim=1) == support.labels).sum().item() / len(support.labels)
         chance = 1 / support.n_classes
         return 1 / (1 + ONE_SHOT_TEXT * max(0.0, (right - chance) / (1 - chance)))
 

@@ -71,8 +71,8 @@ def export_onnx(
     out = Path(out)
     if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise InputError(f"export needs {', '.join(absent)}: run `pip install crossgraft[onnx]`")
-    if out.suffix != ".onnx":
-        raise InputError(f"{out}: name a file that ends in .onnx")
+    if out.suffix != ".onnx" or out.is_dir():
+        raise InputError(f"{out}: name a file that ends in .onnx" + (", not a folder" if out.is_dir() else ""))
     if opset not in OPSETS:
         raise InputError(f"opset {opset} cannot be written; choose {OPSETS.start} to {OPSETS.stop - 1}")
     folder = adapter_folder(Path(adapter))
@@ -127,7 +127,7 @@ def probe_features(classifier: FewShotClassifier) -> Tensor:
     for columns in (slice(0, d), slice(d, p)):
         width = columns.stop - columns.start
         for own in state_tensors(classifier).values():
-            if own.is_floating_point() and own.ndim == 2 and own.shape[1] == width > 0:
+            if own.is_floating_point() and own.ndim == 2 and len(own) and own.shape[1] == width > 0:
                 chosen = torch.randint(len(own), (4 * _CHECKED,), generator=generator)
                 noise = torch.randn(len(chosen), width, generator=generator) / (4 * width**0.5)
                 X[: len(chosen), columns] = unit(own.cpu().float()[chosen]) + noise
