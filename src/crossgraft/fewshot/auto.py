@@ -8,7 +8,7 @@ Averaging the methods' probabilities gained nothing over the best of them (docs/
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +22,7 @@ from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.holdout import one_of_every_class
 from crossgraft.fewshot.linear_form import linear_form
 from crossgraft.fewshot.registry import get_method, register
-from crossgraft.fewshot.xmadapter import XMAdapter
+from crossgraft.fewshot.xmadapter import LEARNED, XMAdapter
 
 CHALLENGERS = ("linear-probe", "gda", "timo", "lp++")
 """Linear heads with other assumptions than XMAdapter's; fast, and of one form: weights and biases."""
@@ -36,7 +36,9 @@ class Auto(XMAdapter):
     """XMAdapter, or a linear head on [embedding | key] if that names more held-out support photos right.
 
     With one photo a class nothing can be held out, and it is XMAdapter; so it is with photos of one class only.
-    Parameters are XMAdapter's.
+
+    Parameters (beside XMAdapter's):
+        head: "learned" from held-out support photos, "xmadapter", or the name of a challenger.
 
     Attributes (after `fit`): XMAdapter's, and `weight_` (L, w), `bias_` (L,), the chosen linear head: L = N, or 0 where
         XMAdapter was chosen. w = p, the features' size.
@@ -45,25 +47,62 @@ class Auto(XMAdapter):
     paper = "Own rule: " + XMAdapter.paper.removeprefix("After: ") + "; or the linear head that held-out photos prefer"
     state: ClassVar[dict[str, tuple[str, ...]]] = XMAdapter.state | {"weight_": ("L", "w"), "bias_": ("L",)}
 
+    def __init__(
+        self,
+        text: Any = None,
+        classes: Sequence[Any] | None = None,
+        logit_scale: float = 100.0,
+        ratio: str | float = LEARNED,
+        shrinkage: str | float = LEARNED,
+        aligned: str | float = LEARNED,
+        beta_t: str | float = LEARNED,
+        beta_i: float = 1.0,
+        lam: float = 0.1,
+        eta: float = 0.0,
+        balanced: bool = True,
+        head: str = LEARNED,
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(
+            text, classes, logit_scale, ratio, shrinkage, aligned, beta_t, beta_i, lam, eta, balanced, device
+        )
+        self.head = head
+
+    def check_params(self) -> None:
+        super().check_params()
+        known = (LEARNED, XMAdapter.method, *CHALLENGERS)
+        if self.head not in known:
+            raise InputError(f"head={self.head!r}; expected one of {', '.join(known)}")
+
+    def _challengers(self, support: Support) -> tuple[str, ...]:
+        """The heads that may be taken; they need photos of two classes or more, the others known by their texts."""
+        if self.head == XMAdapter.method or int((support.counts > 0).sum()) < 2:
+            return ()
+        return CHALLENGERS if self.head == LEARNED else (self.head,)
+
     def _fit(self, support: Support) -> int:
         XMAdapter._fit(self, support)
-        self.weight_, self.bias_ = self._no_head()
-        folds = one_of_every_class(support)
-        if not folds or not _has_two_classes(support):
-            return 0
+        self.weight_, self.bias_ = self.keys_.new_zeros(0, self.n_features_in_), self.keys_.new_zeros(0)
+        folds, challengers = one_of_every_class(support), self._challengers(support)
+        if not challengers or not folds:
+            return self._take(self.head, support, 1.0) if self.head in challengers else 0
         labels = torch.cat([held_out.labels for _, held_out in folds])
         own = torch.cat([self._own_logits(rest, held_out) for rest, held_out in folds]).argmax(dim=1) == labels
         best: tuple[float, str, Tensor] | None = None
-        for name in CHALLENGERS:
+        for name in challengers:
             logits = torch.cat([_scores(self._head(name, rest), held_out) for rest, held_out in folds])
             gain = ((logits.argmax(dim=1) == labels).long() - own.long()).cpu().double()  # MPS has no float64
             margin = gain.mean().item() - SURE * gain.std().item() / len(gain) ** 0.5
-            if margin > 0 and (best is None or margin > best[0]):
+            if (margin > 0 or self.head == name) and (best is None or margin > best[0]):
                 best = (margin, name, logits)
         if best is None:
             return 0
         _, name, logits = best
         t = fit_temperature(logits.cpu().double(), labels.cpu(), support.counts.cpu() > 0)
+        return self._take(name, support, t)
+
+    def _take(self, name: str, support: Support, t: float) -> int:
+        """Take a challenger, its logits times t; return its trained parameter count."""
         head = self._head(name, support)
         self.weight_, self.bias_ = (t * part for part in _linear(head))
         return head.n_parameters_
@@ -80,9 +119,6 @@ class Auto(XMAdapter):
         head.classes_, head.n_features_in_ = self.classes_, self.n_features_in_
         head._learn(support)
         return head
-
-    def _no_head(self) -> tuple[Tensor, Tensor]:
-        return self.keys_.new_zeros(0, self.n_features_in_), self.keys_.new_zeros(0)
 
     def _joined(self, embedding: Tensor, key: Tensor) -> Tensor:
         """[embedding | key] (n, p), or the embedding alone where it is its own key."""
@@ -103,16 +139,16 @@ class Auto(XMAdapter):
         return Cache(image, cache.weights, self.labels_, lambda _: torch.zeros_like(cache.weights))
 
     def _candidates(self) -> Iterator[Candidates]:
-        bare = copy.copy(self)
-        bare.weight_, bare.bias_ = self._no_head()
-        yield from XMAdapter._candidates(bare)
-        for name in CHALLENGERS if _has_two_classes(self._support) else ():
+        if self.head in (LEARNED, XMAdapter.method):
+            for group in XMAdapter._candidates(self):
+                yield Candidates([{**one, "head": XMAdapter.method} for one in group.params], group.score)
+        for name in self._challengers(self._support):
             weight, bias = _linear(self._head(name, self._support))
 
             def score(embedding: Tensor, key: Tensor, w: Tensor = weight, b: Tensor = bias) -> Iterator[Tensor]:
                 yield self._joined(embedding, key) @ w.T + b
 
-            yield Candidates([{}], score, {"weight_": weight, "bias_": bias})
+            yield Candidates([{"head": name}], score)
 
     def _with_class(self, texts: Tensor, embedding: Tensor, key: Tensor) -> dict[str, Any]:
         self._refuse_if_linear()
@@ -125,11 +161,6 @@ class Auto(XMAdapter):
     def _refuse_if_linear(self) -> None:
         if len(self.weight_):
             raise InputError("auto chose a linear head, whose classes cannot be edited; fit again")
-
-
-def _has_two_classes(support: Support) -> bool:
-    """Whether samples are of two classes or more, which linear heads need; the others may be known by their texts."""
-    return int((support.counts > 0).sum()) > 1
 
 
 def _scores(head: FewShotClassifier, queries: Support) -> Tensor:

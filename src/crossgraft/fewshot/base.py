@@ -50,7 +50,7 @@ class Candidates:
         state: learned attributes that the classifier takes over if one of `params` wins.
     """
 
-    params: Sequence[dict[str, float]]
+    params: Sequence[dict[str, Any]]
     score: Callable[[Tensor, Tensor], Iterator[Tensor]]
     state: dict[str, Tensor] = field(default_factory=dict)
 

@@ -24,12 +24,11 @@ them that adjusts itself, and hard samples told by where the caches differ. What
 
 from __future__ import annotations
 
-import copy
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -204,7 +203,7 @@ class XMAdapter(ExplainableClassifier):
         smoothing = 1 / (len(labels) + 2)
         best = Found(math.inf, settings[0], ONE_SHOT_TEMPERATURE)
         for setting in settings:
-            scores = [self._held_out_scores(rest, held_out, setting) for rest, held_out in folds]
+            scores = [self._scorer(rest, setting)(held_out.embedding, held_out.key) for rest, held_out in folds]
             for (ratio, beta_t), parts in zip(self._ratios_and_betas(setting), zip(*scores, strict=True), strict=True):
                 held_out_scores = torch.cat(parts)
                 for t in TEMPERATURES:
@@ -219,8 +218,11 @@ class XMAdapter(ExplainableClassifier):
             return [(setting.ratio, setting.beta_t)]
         return list(product(self._options("ratio", RATIOS), self._options("beta_t", BETAS_T)))
 
-    def _held_out_scores(self, rest: Support, held_out: Support, setting: Setting) -> Iterator[Tensor]:
-        """Scores (n, N) of held-out samples from the rest, for each of `_ratios_and_betas`, from one factor."""
+    def _scorer(self, rest: Support, setting: Setting) -> Callable[[Tensor, Tensor], Iterator[Tensor]]:
+        """A support solved once -> from embedding (n, d) and key (n, f), scores (n, N) for each of `_ratios_and_betas`.
+
+        Hard-sample weights, which would need a factor each, are left out.
+        """
         choices, n = self._ratios_and_betas(setting), rest.n_classes
         betas = list(dict.fromkeys(beta for _, beta in choices))
         caches = [TextCache.standardised(rest.texts, rest.embedding, beta) for beta in betas]
@@ -229,14 +231,18 @@ class XMAdapter(ExplainableClassifier):
         keys = nuisance.remove(key)
         factor = factorise(self._gram(keys), self._ridge(rest.labels, n, keys))
         targets = [functional.one_hot(rest.labels, n).to(keys), *(cache(rest.embedding) for cache in caches)]
-        queries = nuisance.remove(self._join(held_out.embedding, held_out.key, setting.aligned))
-        votes = affinity(queries @ keys.T, self.beta_i) @ solve(factor, torch.cat(targets, dim=1))
-        image, *explained = votes.split(n, dim=1)
-        texts = [cache(held_out.embedding) for cache in caches]
-        for g, beta in choices:
-            row = betas.index(beta)
-            weights = text_weights(torch.as_tensor(g).to(keys), rest.labels, n)
-            yield g * image + weights * (texts[row] - explained[row]) if g else texts[row]
+        solved = solve(factor, torch.cat(targets, dim=1))
+
+        def scores(embedding: Tensor, key: Tensor) -> Iterator[Tensor]:
+            queries = nuisance.remove(self._join(embedding, key, setting.aligned))
+            image, *explained = (affinity(queries @ keys.T, self.beta_i) @ solved).split(n, dim=1)
+            texts = [cache(embedding) for cache in caches]
+            for g, beta in choices:
+                row = betas.index(beta)
+                weights = text_weights(torch.as_tensor(g).to(keys), rest.labels, n)
+                yield g * image + weights * (texts[row] - explained[row]) if g else texts[row]
+
+        return scores
 
     def _one_shot_ratio(self, support: Support, beta_t: float) -> float:
         """g from the share of support photos that the texts alone name right, over what chance would."""
@@ -325,19 +331,16 @@ class XMAdapter(ExplainableClassifier):
         )
 
     def _candidates(self) -> Iterator[Candidates]:
-        temperature = self.temperature_.item()
         shares = self._options("aligned", self.grid["aligned"])
         for shrinkage, aligned in product(self._options("shrinkage", self.grid["shrinkage"]), shares):
-            for ratio, beta_t in self._ratios_and_betas(self._setting):
-                setting = Setting(ratio, shrinkage, aligned, beta_t)
-                other = copy.copy(self)
-                other._set(self._support, setting, temperature)
-                state = {name: getattr(other, name) for name in self.state}
+            setting = self._setting._replace(shrinkage=shrinkage, aligned=aligned)
+            settings = [setting._replace(ratio=g, beta_t=beta) for g, beta in self._ratios_and_betas(setting)]
+            yield Candidates([one._asdict() for one in settings], self._scorer(self._support, setting))
 
-                def score(embedding: Tensor, key: Tensor, other: Self = other) -> Iterator[Tensor]:
-                    yield other._logits(embedding, key)
-
-                yield Candidates([setting._asdict()], score, state)
+    def _search(self, embedding: Tensor, key: Tensor, labels: Tensor) -> None:
+        super()._search(embedding, key, labels)
+        # All that is in the grid is given now, so that only the temperature is left for the support to decide.
+        self._learn(self._support)
 
     # -- one class more or less ---------------------------------------------------------------------------------------
 
