@@ -96,7 +96,8 @@ def run_fewshot(
         key: what cache methods compare: the un-projected image feature, or the text-aligned embedding.
         views: augmented views of each support image that are averaged with it (Tip-Adapter's cache construction).
         params: constructor parameters for the methods, where they have them.
-        calibrate: fit probabilities and reject threshold too (crossgraft.fewshot.calibration): a few more fits each.
+        calibrate: fit probabilities and reject threshold too (crossgraft.fewshot.calibration), a few more fits each; not
+            of methods that train by gradient descent, which would take minutes.
         on_fit: is told each fit as it is done.
 
     Raises:
@@ -274,7 +275,7 @@ def _fit_and_score(
     if val is not None:
         fit.classifier.tune(*val)
     fit.fit_seconds, fit.tune_seconds = fitted - start, time.perf_counter() - fitted
-    if calibrate:
+    if calibrate and "epochs" not in fit.classifier.get_params():
         fit.classifier.calibrate()
     said: dict[str, Answers] = {}
     seconds = 0.0
