@@ -96,8 +96,8 @@ def run_fewshot(
         key: what cache methods compare: the un-projected image feature, or the text-aligned embedding.
         views: augmented views of each support image that are averaged with it (Tip-Adapter's cache construction).
         params: constructor parameters for the methods, where they have them.
-        calibrate: fit probabilities and reject threshold too (crossgraft.fewshot.calibration), a few more fits each; not
-            of methods that train by gradient descent, which would take minutes.
+        calibrate: fit probabilities and reject threshold too (crossgraft.fewshot.calibration), a few more fits each;
+            not of methods that train by gradient descent, which would take minutes.
         on_fit: is told each fit as it is done.
 
     Raises:
