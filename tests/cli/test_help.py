@@ -31,6 +31,7 @@ print(json.dumps({"texts": texts, "modules": list(sys.modules)}))
 INTERRUPTED = """
 import os, signal, sys
 from crossgraft.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 once = []
 def hook(event, arguments):
     if event == "open" and "shards" in str(arguments[0]) and not once:
