@@ -19,7 +19,7 @@ models: $(READY)
 	$(BIN)/crossgraft models pull pocket
 
 demo: models
-	$(BIN)/crossgraft fewshot demo/emoji/noto.json --model pocket-lite --method all --shots 1,2,4 --protocol min4 \
+	$(BIN)/crossgraft fewshot demo/emoji/noto.json --model pocket-lite --method zero-shot,linear-probe,tip-adapter,gda,proker,xmadapter,auto --shots 1,2,4 --protocol min4 \
 		--test demo/emoji/fluent.json --test demo/emoji/twemoji.json --out runs/demo
 	$(BIN)/crossgraft predict runs/demo/adapters/xmadapter demo/emoji/fluent/fruit/*.webp
 	$(BIN)/crossgraft report runs/demo --out runs/demo/report.html
