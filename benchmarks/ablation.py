@@ -167,7 +167,7 @@ def rows_of(variant: Variant, fits: dict[int, list[Fit]], default: dict[int, lis
 
 
 def table_of(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> Table:
-    """Variants down, shots across: the default's accuracy, and the others' differences to it."""
+    """Variants down, shots across: the default's accuracy, the others' differences to it; spreads are in the JSON."""
     table = Table(
         title="accuracy in %; others: points more than the default", title_justify="left", box=box.SIMPLE_HEAD
     )
@@ -177,9 +177,9 @@ def table_of(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> Table:
     for name in dict.fromkeys(row["variant"] for row in rows):
         of = {row["shots"]: row for row in rows if row["variant"] == name}
         if name == DEFAULT.name:
-            cells = [f"{of[k]['accuracy']['mean']:.1f} ±{of[k]['accuracy']['std']:.1f}" for k in shots]
+            cells = [f"{of[k]['accuracy']['mean']:.1f}" for k in shots]
         else:
-            cells = [f"{of[k]['difference']['mean']:+.1f} ±{of[k]['difference']['std']:.1f}" for k in shots]
+            cells = [f"{of[k]['difference']['mean']:+.1f}" for k in shots]
         table.add_row(name, *cells)
     return table
 
