@@ -90,7 +90,8 @@ def test_a_pull_makes_a_model_that_loads_and_a_second_one_does_nothing(
     assert folder.stat().st_ino == before
 
     # A manifest of another version or a damaged one is no pulled model; a failed pull leaves what stood there.
-    for content in (json.dumps(manifest | {"version": 0}), "[]", '{"version'):
+    other = manifest | {"alignment": manifest["alignment"] | {"temperature": 9.0}}
+    for content in (json.dumps(manifest | {"version": 0}), json.dumps(other), "[]", '{"version'):
         (folder / "crossgraft.json").write_text(content)
         assert not is_pulled("pocket-lite")
         with pytest.raises(CrossgraftError, match="pip could not download"):

