@@ -13,12 +13,19 @@ from few_shot_problems import Problem, normal, problem
 from crossgraft.errors import InputError
 from crossgraft.fewshot import XMAdapter, ZeroShot, load_classifier, save_classifier
 from crossgraft.fewshot.holdout import one_of_every_class
-from crossgraft.fewshot.xmadapter import ONE_SHOT_TEXT, RATIOS, Setting, text_weights
+from crossgraft.fewshot.support_choice import ONE_SHOT_TEXT, RATIOS, Setting, text_weights
 
 torch.set_num_threads(1)
 
 P = problem((4, 4, 4, 4), noise=0.8)
-FIXED: dict[str, Any] = {"ratio": 0.7, "shrinkage": 2.0, "aligned": 0.2, "beta_t": 0.4}
+FIXED: dict[str, Any] = {
+    "ratio": 0.7,
+    "shrinkage": 2.0,
+    "aligned": 0.2,
+    "beta_t": 0.4,
+    "coupling": 0.0,
+    "beta_i": 1.0,
+}
 
 
 def make(p: Problem = P, **params: Any) -> XMAdapter:
@@ -65,6 +72,10 @@ class Dense:
             damp = axes @ np.diag(np.sqrt(s / (variance.clip(min=0) + s))) @ axes.T
         return normal((self.join(X, aligned) - x.mean(axis=0)) @ damp)
 
+    def kernel(self, Q: np.ndarray, *, aligned: float, shrinkage: float, beta_i: float, **_: float) -> np.ndarray:
+        cosines = self.keys(Q, aligned, shrinkage) @ self.keys(self.X, aligned, shrinkage).T
+        return np.asarray(np.exp(beta_i * (cosines - 1)))
+
     def logits(
         self,
         Q: np.ndarray,
@@ -74,14 +85,14 @@ class Dense:
         shrinkage: float,
         aligned: float,
         beta_t: float,
-        beta_i: float = 1.0,
+        coupling: float,
+        beta_i: float,
         lam: float = 0.1,
         eta: float = 0.0,
         balanced: bool = True,
     ) -> np.ndarray:
         counts = np.bincount(self.y, minlength=self.n)
-        keys, queries = (self.keys(x, aligned, shrinkage) for x in (self.X, Q))
-        kernel, asked = (np.exp(beta_i * (x @ keys.T - 1)) for x in (keys, queries))
+        kernel, asked = (self.kernel(x, aligned=aligned, shrinkage=shrinkage, beta_i=beta_i) for x in (self.X, Q))
         from_text, target = self.text_votes(self.X, beta_t), np.eye(self.n)[self.y]
         ridge = lam * (counts[self.y] / counts[counts > 0].mean() if balanced else np.ones(len(self.y)))
         if eta:
@@ -94,8 +105,17 @@ class Dense:
             weights = 1 + eta * np.abs((p_image - p_text)[np.arange(len(target)), self.y])
             ridge = ridge / (weights / weights.mean())
         counted = np.where(counts > 0, 1 - ratio, max(ratio, 1 - ratio))
-        a = np.linalg.solve(kernel + np.diag(ridge), target - counted / ratio * from_text)
-        return np.asarray(t * (ratio * asked @ a + counted * self.text_votes(Q, beta_t)))
+        # All classes of all samples in one system.
+        between = self.between(coupling)
+        system = np.kron(kernel, between) + np.kron(np.diag(ridge), np.eye(self.n))
+        a = np.linalg.solve(system, (target - counted / ratio * from_text).ravel()).reshape(target.shape)
+        return np.asarray(t * (ratio * asked @ a @ between + counted * self.text_votes(Q, beta_t)))
+
+    def between(self, share: float) -> np.ndarray:
+        """The kernel over classes, its eigenvalues rounded to powers of two."""
+        text = normal(self.w - self.w.mean(axis=0))
+        values, vectors = np.linalg.eigh((1 - share) * np.eye(self.n) + share * text @ text.T)
+        return np.asarray(vectors @ np.diag(2 ** np.log2(values.clip(min=2**-10)).round()) @ vectors.T)
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 4, 4), (1, 6, 2, 3), (1, 1, 1), (3, 0, 2, 0)])
@@ -107,6 +127,9 @@ class Dense:
         {"aligned": 0.0, "beta_i": 2.5},
         {"aligned": 1.0, "lam": 1.0},
         {"eta": 3.0},
+        {"coupling": 0.6},
+        {"coupling": 0.95, "beta_i": 0.3, "eta": 1.0},
+        {"coupling": 1.0},
     ],
 )
 def test_given_constants_by_hand(counts: tuple[int, ...], changed: dict[str, Any]) -> None:
@@ -132,12 +155,13 @@ def test_ratio_0_is_zero_shot(counts: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 4, 4), (1, 6, 2, 3)])
-def test_ratio_1_ignores_the_texts(counts: tuple[int, ...]) -> None:
+def test_ratio_1_and_no_coupling_ignore_the_texts(counts: tuple[int, ...]) -> None:
     p = problem(counts, noise=0.8)
-    logits = make(p, ratio=1.0).logits(p.Q)
     other = np.random.default_rng(5).normal(size=p.text.shape)
-    torch.testing.assert_close(make(p, ratio=1.0, text=other).logits(p.Q), logits)
-    assert (make(p, ratio=0.9, text=other).logits(p.Q) - make(p, ratio=0.9).logits(p.Q)).abs().max() > 1e-3
+    alone: dict[str, Any] = {"ratio": 1.0, "coupling": 0.0}
+    torch.testing.assert_close(make(p, **alone, text=other).logits(p.Q), make(p, **alone).logits(p.Q))
+    for listens in ({"ratio": 0.9, "coupling": 0.0}, {"ratio": 1.0, "coupling": 0.9}):
+        assert (make(p, **listens, text=other).logits(p.Q) - make(p, **listens).logits(p.Q)).abs().max() > 1e-3
 
 
 def test_without_texts_it_is_the_image_cache_alone() -> None:
@@ -265,7 +289,7 @@ def test_held_out_scores_are_those_of_a_fit_to_the_rest(counts: tuple[int, ...],
     p = problem(counts, noise=0.8)
     fitted = make(p, **(FIXED | {"ratio": ratio}))
     for rest, held_out in one_of_every_class(fitted._support):
-        scorer = fitted._scorer(rest, Setting(**(FIXED | {"ratio": ratio})))
+        scorer = fitted._choice().scorer(rest, Setting(**(FIXED | {"ratio": ratio})))
         (scores,) = scorer(held_out.embedding, held_out.key)
         chosen = torch.isin(fitted._support.key[:, 0], rest.key[:, 0]).numpy()
         part = XMAdapter(text=p.text, classes=p.classes, **(FIXED | {"ratio": ratio})).fit(p.X[chosen], p.y[chosen])
@@ -276,11 +300,47 @@ def test_one_shot_follows_the_texts() -> None:
     p = problem((1,) * 6, noise=0.3, d=16, f=16)
     good = make(p)
     assert good.predict(p.X).tolist() == p.y.tolist()
-    assert good.ratio_.item() == pytest.approx(1 / (1 + ONE_SHOT_TEXT))
+    # The votes of the other photos for a wrong class, each photo left out and all refitted.
+    kernel = Dense(p).kernel(p.X, **FIXED | {"aligned": 0.05})
+    votes = [
+        kernel[i, rest] @ np.linalg.solve(kernel[np.ix_(rest, rest)] + 0.1 * np.eye(5), np.eye(6)[rest])
+        for i in range(6)
+        for rest in [np.arange(6) != i]
+    ]
+    noise = np.stack(votes)[~np.eye(6, dtype=bool)].std()
+    assert good.ratio_.item() == pytest.approx(1 / (1 + ONE_SHOT_TEXT * noise))
+    assert good.coupling_ == 0
     assert good.directions_.shape[0] == 0
     assert make(p, text=np.roll(p.text, 1, axis=0)).ratio_ == 1  # they name no photo right
     assert make(p, ratio=0.4).ratio_.item() == pytest.approx(0.4)
     assert make(p, **FIXED)._setting == Setting(**FIXED)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 3])
+def test_classes_that_share_words_learn_from_each_other(shots: int) -> None:
+    """Names of two words, "red circle": what photos say of a word serves all classes that have it."""
+    rng = np.random.default_rng(0)
+    colours, shapes = rng.normal(size=(5, 48)), rng.normal(size=(4, 48))
+    centres = np.stack([colour + shape for colour in colours for shape in shapes])
+    # In the texts' space the words are other directions, which say nothing of a photo's by themselves.
+    words, n = rng.normal(size=(9, 24)), len(centres)
+    text = np.stack([words[i] + words[5 + j] for i in range(5) for j in range(4)])
+
+    def photos(y: np.ndarray) -> np.ndarray:
+        return np.hstack([rng.normal(size=(len(y), 24)), centres[y] + 1.6 * rng.normal(size=(len(y), 48))])
+
+    y, asked = np.repeat(np.arange(n), shots), np.arange(400) % n
+    X, Q = photos(y), photos(asked)
+    # One photo a class: that texts and photos have to do with each other is all that tells.
+    at_one = {"ratio": 0.99} if shots == 1 else {}
+
+    def accuracy_of(text: np.ndarray, **params: Any) -> float:
+        return float((XMAdapter(text=text, classes=range(n), **at_one, **params).fit(X, y).predict(Q) == asked).mean())
+
+    together, alone = accuracy_of(text), accuracy_of(text, coupling=0.0)
+    assert together > alone + 0.05
+    other = rng.permutation(text)  # names that share words as much, of classes that have nothing in common
+    assert accuracy_of(other) >= accuracy_of(other, coupling=0.0) - 0.03
 
 
 def test_classes_without_a_photo_are_found_by_their_texts() -> None:

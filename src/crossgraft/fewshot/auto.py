@@ -21,6 +21,7 @@ from crossgraft.fewshot.evidence import Cache
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.holdout import one_of_every_class
 from crossgraft.fewshot.linear_form import linear_form
+from crossgraft.fewshot.prototypes import joint
 from crossgraft.fewshot.registry import get_method, register
 from crossgraft.fewshot.xmadapter import LEARNED, XMAdapter
 
@@ -56,7 +57,8 @@ class Auto(XMAdapter):
         shrinkage: str | float = LEARNED,
         aligned: str | float = LEARNED,
         beta_t: str | float = LEARNED,
-        beta_i: float = 1.0,
+        coupling: str | float = LEARNED,
+        beta_i: str | float = LEARNED,
         lam: float = 0.1,
         eta: float = 0.0,
         balanced: bool = True,
@@ -64,7 +66,7 @@ class Auto(XMAdapter):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__(
-            text, classes, logit_scale, ratio, shrinkage, aligned, beta_t, beta_i, lam, eta, balanced, device
+            text, classes, logit_scale, ratio, shrinkage, aligned, beta_t, coupling, beta_i, lam, eta, balanced, device
         )
         self.head = head
 
@@ -120,13 +122,9 @@ class Auto(XMAdapter):
         head._learn(support)
         return head
 
-    def _joined(self, embedding: Tensor, key: Tensor) -> Tensor:
-        """[embedding | key] (n, p), or the embedding alone where it is its own key."""
-        return embedding if self.n_features_in_ == embedding.shape[1] else torch.cat([embedding, key], dim=1)
-
     def _logits(self, embedding: Tensor, key: Tensor) -> Tensor:
         if len(self.weight_):
-            return self._joined(embedding, key) @ self.weight_.T + self.bias_
+            return joint(embedding, key, shared=self._shared) @ self.weight_.T + self.bias_
         return XMAdapter._logits(self, embedding, key)
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
@@ -134,7 +132,7 @@ class Auto(XMAdapter):
         cache = XMAdapter._cache(self, embedding, key)
         if not len(self.weight_):
             return cache
-        d = embedding.shape[1] if self.n_features_in_ > embedding.shape[1] else 0
+        d = 0 if self._shared else embedding.shape[1]
         image = key @ self.weight_[:, d:].T + self.bias_
         return Cache(image, cache.weights, self.labels_, lambda _: torch.zeros_like(cache.weights))
 
@@ -146,7 +144,7 @@ class Auto(XMAdapter):
             weight, bias = _linear(self._head(name, self._support))
 
             def score(embedding: Tensor, key: Tensor, w: Tensor = weight, b: Tensor = bias) -> Iterator[Tensor]:
-                yield self._joined(embedding, key) @ w.T + b
+                yield joint(embedding, key, shared=self._shared) @ w.T + b
 
             yield Candidates([{"head": name}], score)
 

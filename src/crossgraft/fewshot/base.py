@@ -113,6 +113,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """The settings of `grid`, grouped by the fitted state that scores them."""
         yield from ()
 
+    @property
+    def _shared(self) -> bool:
+        """Whether the embedding is its own key."""
+        return bool(self.n_features_in_ == self.text_.shape[1])
+
     # -- scikit-learn's surface ---------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any) -> Self:

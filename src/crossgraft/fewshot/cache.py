@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def affinity(similarity: Tensor, beta: float) -> Tensor:
+def affinity(similarity: Tensor, beta: float | Tensor) -> Tensor:
     """exp(-beta (1 - cosine)) of cosines (n, M) -> (n, M); 1 where the cosine is 1, sharper for a larger beta."""
     return (similarity - 1).mul_(beta).exp_()  # in place: half the time on a large cache
 

@@ -33,7 +33,7 @@ class PrototypeClassifier(FewShotClassifier):
 
     def _start(self, support: Support) -> tuple[Tensor, Tensor]:
         """The support's joint features (M, w), and the text prototypes [text | 0] (N, w)."""
-        x = joint(support.embedding, support.key, shared=self.n_features_in_ == support.text.shape[1])
+        x = joint(support.embedding, support.key, shared=self._shared)
         d = support.text.shape[1]
         return x, torch.cat([support.text, support.text.new_zeros(support.n_classes, x.shape[1] - d)], dim=1)
 

@@ -92,11 +92,6 @@ class TIMO(FewShotClassifier):
         self.bias_ = -0.5 * (self.weight_ * means).sum(dim=1)
         return 0
 
-    @property
-    def _shared(self) -> bool:
-        """Whether the embedding is its own key."""
-        return self.n_features_in_ == self.text_.shape[1]
-
     def _samples(self, support: Support, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Images and texts as samples (M + texts, w), and their class rows."""
         n, shared = support.n_classes, self._shared
