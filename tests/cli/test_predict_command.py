@@ -71,9 +71,11 @@ def test_text_output_has_a_line_an_image_and_its_evidence(cli: Cli, adapters: Pa
         assert line.startswith(f"{image}: ")
         assert line.count("%") == 2
     lines = cli("predict", adapters / "xmadapter", images[0], "--explain").out.splitlines()
-    assert lines[1].startswith("  text ")
-    assert len(lines) == 2 + 5
-    assert all(str(colours) in line for line in lines[2:])
+    assert lines[1].startswith("  texts ")
+    assert "(ratio " in lines[1]
+    assert lines[2].startswith("  nearest texts: ")
+    assert len(lines) == 3 + 5
+    assert all(str(colours) in line for line in lines[3:])
 
 
 def test_a_broken_image_among_good_ones_costs_itself(cli: Cli, adapters: Path, colours: Path, tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ def test_methods_with_evidence() -> None:
 
 def text_part(classifier: FewShotClassifier) -> torch.Tensor:
     """What texts add to the logits of the queries (n, N)."""
-    embedding, _ = classifier._queries(P.Q)
+    embedding, key = classifier._queries(P.Q)
     if isinstance(classifier, ProKeR):
         return classifier._prior(embedding, classifier.text_) * classifier.temperature_
     if isinstance(classifier, XMAdapter):
-        return classifier.temperature_ * (1 - classifier.ratio_) * classifier._text_cache()(embedding)
+        told, g = classifier._text_cache()(embedding), classifier.ratio_
+        known = g * classifier._affinities(embedding, key) @ (classifier._photo_votes() - classifier.coef_)
+        return classifier.temperature_ * ((1 - g) * told - known)  # less what photos make up for
     return 10 * embedding @ classifier.text_.T
 
 

@@ -480,15 +480,23 @@ def test_a_class_in_the_middle_goes() -> None:
     assert right.mean() > 0.8
 
 
-def test_the_last_photo_of_a_text_class_never_was() -> None:
-    """With all photos of a class gone from the support, its text is all it has; the others' texts count less."""
+def test_photos_vote_by_their_labels_alone() -> None:
+    """What the image cache adds to make up for the texts' votes is the texts' part."""
     p = problem((3, 0, 3), noise=0.8)
-    fitted = make(p, ratio=0.9)
-    embedding, key = fitted._queries(p.Q)
-    votes = fitted._text_cache()(embedding)
-    text_part = fitted.logits(p.Q) - fitted._cache(embedding, key).logits
-    expected = fitted.temperature_ * votes * torch.tensor([0.1, 0.9, 0.1], dtype=torch.float64)
-    torch.testing.assert_close(text_part, expected)
+    fitted = make(p, **FIXED)
+    target = np.eye(3)[[p.classes.index(label) for label in p.y]]
+    kernel, asked = (Dense(p).kernel(x, **FIXED) for x in (p.X, p.Q))
+    votes = np.linalg.solve(kernel + 0.1 * np.eye(6), target)
+    expected = torch.from_numpy(fitted.temperature_.item() * 0.7 * asked @ votes)
+    torch.testing.assert_close(fitted._cache(*fitted._queries(p.Q)).logits, expected)
+    before = fitted._photo_votes()
+    assert fitted._photo_votes() is before
+    fitted.remove_class(p.classes[1])
+    assert fitted._photo_votes().shape == (6, 2)
+    # Nearly all that photos add is by photos of the class.
+    easy = problem((4, 4, 4, 4), noise=0.2, n_query=40)
+    for one in make(easy).explain(easy.Q, k=3):
+        assert {vote.label for vote in one.supports} == {one.label}
 
 
 def test_evidence_follows_the_ratio() -> None:

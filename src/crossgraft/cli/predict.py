@@ -74,6 +74,9 @@ def _plain(prediction: Prediction, support: list[str]) -> dict[str, Any]:
 
 
 def _print_evidence(evidence: dict[str, Any]) -> None:
-    typer.echo(f"  text {evidence['text_share']:.0%}, support photos {evidence['image_share']:.0%}")
+    ratio = "" if evidence["ratio"] is None else f" (ratio {evidence['ratio']:.2f})"
+    typer.echo(f"  texts {evidence['text_share']:.0%}, support photos {evidence['image_share']:.0%}{ratio}")
+    nearest = ", ".join(f"{match['label']} {match['cosine']:.2f}" for match in evidence["texts"])
+    typer.echo(f"  nearest texts: {nearest}")
     for vote in evidence["supports"]:
-        typer.echo(f"  {vote['contribution']:+.3f}  {vote['image']}")
+        typer.echo(f"  {vote['contribution']:+.3f}  {vote['label']}: {vote['image']}")

@@ -187,14 +187,19 @@ class XMAdapter(ExplainableClassifier):
             return torch.zeros_like(from_text)
         target = functional.one_hot(labels, n_classes).to(keys)
         residual = target - text_weights(self.ratio_, labels, n_classes) / self.ratio_ * from_text
-        ridge = ridge_of(self.lam, labels, n_classes, keys.dtype, balanced=self.balanced)
+        return self._solve_for(residual, keys, from_text, labels, mean_text(cache.texts))
+
+    def _solve_for(self, residual: Tensor, keys: Tensor, from_text: Tensor, labels: Tensor, text: Tensor) -> Tensor:
+        """The votes (M, N) that explain a residual (M, N), for the text cache's votes (M, N) and texts (N, d)."""
+        ridge = ridge_of(self.lam, labels, len(text), keys.dtype, balanced=self.balanced)
         if self.eta:
-            ridge = ridge / self._hard_sample_weights(keys, target, from_text, ridge)
-        groups = groups_of(mean_text(cache.texts), self.coupling_.item())
+            ridge = ridge / self._hard_sample_weights(keys, from_text, labels, ridge)
+        groups = groups_of(text, self.coupling_.item())
         return solve_coupled(kernel(keys, self.beta_i_.item()), ridge, groups, residual[:, None])[:, 0]
 
-    def _hard_sample_weights(self, keys: Tensor, target: Tensor, from_text: Tensor, ridge: Tensor) -> Tensor:
+    def _hard_sample_weights(self, keys: Tensor, from_text: Tensor, labels: Tensor, ridge: Tensor) -> Tensor:
         """w (M,) of mean one: larger where image and text cache give the true class different probabilities."""
+        target = functional.one_hot(labels, from_text.shape[1]).to(keys)
         factor = factorise(kernel(keys, self.beta_i_.item()), ridge)
         unseen = target - solve(factor, target) / last_inverse(factor, len(keys)).diagonal()[:, None]
         p_image, p_text = ((self.temperature_ * votes).softmax(dim=1) for votes in (unseen, from_text))
@@ -222,14 +227,28 @@ class XMAdapter(ExplainableClassifier):
 
     def _cache(self, embedding: Tensor, key: Tensor) -> Cache:
         weights = self._affinities(embedding, key)
-        coef = self.temperature_ * self.ratio_ * self.coef_
+        votes = self.temperature_ * self.ratio_ * self._photo_votes()
         return Cache(
-            weights @ coef,
+            weights @ votes,
             weights,
             self.labels_,
-            lambda predicted: weights * coef[:, predicted].T,
+            lambda predicted: weights * votes[:, predicted].T,
             self.ratio_.expand(len(key)),
         )
+
+    def _photo_votes(self) -> Tensor:
+        """What each photo votes (M, N) by its label. a is that, less what makes up for the texts' votes (M, N).
+
+        A photo makes up for a text that speaks against its class, so that a says nothing of why a class was chosen.
+        Solved when first asked for.
+        """
+        solved_for, votes = getattr(self, "_votes_of", (None, None))
+        if solved_for is not self.coef_ or votes is None:
+            from_text = self._text_cache()(self.embeddings_)
+            target = functional.one_hot(self.labels_, len(self.texts_)).to(self.keys_)
+            votes = self._solve_for(target, self.keys_, from_text, self.labels_, mean_text(self.texts_))
+            self._votes_of = (self.coef_, votes)
+        return votes
 
     def _candidates(self) -> Iterator[Candidates]:
         choice, names = self._choice(), ("shrinkage", "aligned", "coupling")
