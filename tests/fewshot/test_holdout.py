@@ -58,3 +58,24 @@ def test_a_large_support_is_cut_down(samples: int, kept: list[int], monkeypatch:
     for rest, held_out in folds:
         assert (rest.counts + held_out.counts).tolist() == kept
         assert held_out.counts.max() == 1
+
+
+def test_of_many_classes_some_with_most_samples_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdout, "CLASSES", 4)
+    counts = [1, 3, 0, 5, 2, 1, 4, 2]
+    whole = support(counts)
+    names = torch.arange(8.0)[:, None]
+    whole = Support(whole.embedding, whole.key, whole.labels, names, names[:, None])
+    folds = one_of_every_class(whole)
+    rest, held_out = folds[0]
+    chosen = rest.text[:, 0].int().tolist()
+    assert len(chosen) == 4
+    assert chosen == sorted(chosen)
+    assert set(chosen) <= {1, 3, 4, 6, 7}  # those with two or more
+    for part in (rest, held_out):
+        assert part.texts[:, 0, 0].int().tolist() == chosen
+        assert [chosen[row] for row in part.labels] == whole.labels[part.key[:, 0].long()].tolist()
+    assert (rest.counts + held_out.counts).tolist() == [counts[row] for row in chosen]
+    # With too few of them, others fill up; nothing but one photo a class can spare nothing.
+    assert len(one_of_every_class(support([1, 1, 2, 1, 1, 1]))[0][0].counts) == 4
+    assert one_of_every_class(support([1] * 9)) == []

@@ -100,7 +100,7 @@ class Auto(XMAdapter):
         if best is None:
             return 0
         _, name, logits = best
-        t = fit_temperature(logits.cpu().double(), labels.cpu(), support.counts.cpu() > 0)
+        t = fit_temperature(logits.cpu().double(), labels.cpu(), folds[0][0].counts.cpu() > 0)
         return self._take(name, support, t)
 
     def _take(self, name: str, support: Support, t: float) -> int:
@@ -118,7 +118,7 @@ class Auto(XMAdapter):
     def _head(self, name: str, support: Support) -> FewShotClassifier:
         """A challenger fitted to (a part of) the support."""
         head = get_method(name)(text=self.text, logit_scale=self.logit_scale)
-        head.classes_, head.n_features_in_ = self.classes_, self.n_features_in_
+        head.classes_, head.n_features_in_ = self.classes_[: support.n_classes], self.n_features_in_
         head._learn(support)
         return head
 

@@ -13,7 +13,8 @@ to a power of two, so that a factorisation is needed for each power only, a hand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,19 @@ class Group(NamedTuple):
 
     variance: float
     directions: Tensor
+
+    @property
+    def is_all(self) -> bool:
+        """Whether they span all classes, so that nothing need be turned."""
+        return self.directions.shape[0] == self.directions.shape[1]
+
+    def turn(self, targets: Tensor) -> Tensor:
+        """Targets (M, c, N) along the directions (M, c, n)."""
+        return targets if self.is_all else targets @ self.directions
+
+    def turn_back(self, along: Tensor) -> Tensor:
+        """What is along the directions (..., n), for the classes (..., N)."""
+        return along if self.is_all else along @ self.directions.T
 
 
 def groups_of(text: Tensor, share: float) -> list[Group]:
@@ -49,21 +63,24 @@ def solve_coupled(kernel: Tensor, ridge: Tensor, groups: list[Group], targets: T
 
     The kernel (M, M) counts with its lower triangle, and is overwritten; `ridge` (M,).
     """
-    return torch.stack([a @ v.T for _, a, v in _along(kernel, ridge, groups, targets)]).sum(dim=0)
+    return _sum(group.turn_back(a) for group, _, a in _along(kernel, ridge, groups, targets))
 
 
 def left_out_coupled(kernel: Tensor, ridge: Tensor, groups: list[Group], targets: Tensor) -> Tensor:
     """How far each sample's targets (M, 1, N) are off, predicted by all other samples, exactly (M, N)."""
-    errors = [leave_one_out(factor, a[:, 0], len(a)) @ v.T for factor, a, v in _along(kernel, ridge, groups, targets)]
-    return torch.stack(errors).sum(dim=0)
+    solved = _along(kernel, ridge, groups, targets)
+    return _sum(group.turn_back(leave_one_out(factor, a[:, 0], len(a))) for group, factor, a in solved)
 
 
 def _along(
     kernel: Tensor, ridge: Tensor, groups: list[Group], targets: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each group: the factor (M, M), the solution (M, c, n) along its directions, and these (N, n)."""
-    for variance, directions in groups:
-        # The only group spans all classes, and needs no second matrix.
-        factor = factorise(kernel if len(groups) == 1 else kernel.clone(), ridge / variance)
-        along = targets @ directions
-        yield factor, solve(factor, along.flatten(1)).view(along.shape), directions
+) -> Iterator[tuple[Group, Tensor, Tensor]]:
+    """For each group the factor (M, M) and the solution (M, c, n) along its directions."""
+    for group in groups:
+        factor = factorise(kernel if group.is_all else kernel.clone(), ridge / group.variance)
+        along = group.turn(targets)
+        yield group, factor, solve(factor, along.flatten(1)).view(along.shape)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)

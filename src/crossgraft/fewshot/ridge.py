@@ -85,9 +85,16 @@ def factorise(kernel: Tensor, lam: float | Tensor) -> Tensor:
 
 
 def solve(factor: Tensor, residual: Tensor) -> Tensor:
-    """a (M, N) with L L^T a = R, for the factor L (M, M) and R (M, N)."""
-    forward = torch.linalg.solve_triangular(factor, residual, upper=False)
-    return torch.linalg.solve_triangular(factor.mT, forward, upper=True)
+    """a (M, N) with L L^T a = R, for the factor L (M, M) and R (M, N). Panel by panel, as `factorise`."""
+    solved, panels = residual.clone(), torch.arange(len(factor)).split(_TILE)
+    rows = [slice(int(panel[0]), int(panel[-1]) + 1) for panel in panels]
+    for cut in rows:
+        block = solved[cut].addmm_(factor[cut, : cut.start], solved[: cut.start], alpha=-1)
+        solved[cut] = torch.linalg.solve_triangular(factor[cut, cut], block, upper=False)
+    for cut in reversed(rows):
+        block = solved[cut].addmm_(factor[cut.stop :, cut].T, solved[cut.stop :], alpha=-1)
+        solved[cut] = torch.linalg.solve_triangular(factor[cut, cut].mT, block, upper=True)
+    return solved
 
 
 def last_inverse(factor: Tensor, n: int) -> Tensor:
