@@ -32,8 +32,8 @@ from crossgraft.fewshot.cache import affinity, entropy_ratio
 from crossgraft.fewshot.data import ImageData, load_data
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.run import Fit, run_fewshot
+from crossgraft.fewshot.support_choice import text_weights
 from crossgraft.fewshot.training import seeded, train
-from crossgraft.fewshot.xmadapter import text_weights
 from crossgraft.files import write_json
 from crossgraft.reporting.results import summary, versions
 
@@ -75,7 +75,7 @@ class Trained(XMAdapter):
         text = text_weights(self.ratio_, self.labels_, support.n_classes) * self._text_cache()(support.embedding)
 
         def loss(batch: Tensor) -> Tensor:
-            image = affinity(queries[batch] @ keys.T, self.beta_i).scatter(1, batch[:, None], 0.0)
+            image = affinity(queries[batch] @ keys.T, self.beta_i_).scatter(1, batch[:, None], 0.0)
             logits = self.temperature_ * (self.ratio_ * image @ self.coef_ + text[batch])
             return functional.cross_entropy(logits, self.labels_[batch])
 
@@ -106,10 +106,12 @@ DEFAULT = Variant("default: learned ratio")
 PAPER, FIRST = "xmadapter-paper", SEEDS[:1]
 VARIANTS = (
     DEFAULT,
-    Variant("image cache only", params={"ratio": 1.0}),
+    Variant("image cache only", params={"ratio": 1.0, "coupling": 0.0}),
     Variant("text cache only", params={"ratio": 0.0}),
     Variant("fixed ratio 0.87", params={"ratio": 0.87}),
     Variant("ratio for each query", "xmadapter-per-query"),
+    Variant("no coupling of classes", params={"coupling": 0.0}),
+    Variant("coupling 0.98, always", params={"coupling": 0.98}),
     Variant("hard-sample weights, eta 1", params={"eta": 1.0}),
     Variant("no nuisance damping", params={"shrinkage": 1e6}),
     Variant("keys without the embedding", params={"aligned": 0.0}),
@@ -162,6 +164,7 @@ def rows_of(variant: Variant, fits: dict[int, list[Fit]], default: dict[int, lis
         }
         if variant is DEFAULT:
             row["ratio"] = [fit.classifier.ratio_.item() for fit in seeds]
+            row["coupling"] = [fit.classifier.coupling_.item() for fit in seeds]
         rows.append(row)
     return rows
 
