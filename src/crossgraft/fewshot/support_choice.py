@@ -51,9 +51,10 @@ class Setting(NamedTuple):
 
 
 # With one photo a class: what the text cache counts beside the image cache, in units of the noise of the photos' votes,
-# for texts that name every support photo right; the least such noise; the temperature. If classes are coupled: the part
-# of it that the text cache still counts, since the texts are at work in the coupling too; and the image affinity.
-ONE_SHOT_TEXT, LEAST_NOISE, ONE_SHOT_TEMPERATURE = 13.0, 0.01, 24.0
+# if a photo's own text is as far ahead as a typical best one; the least such noise; the temperature. If classes are
+# coupled: the part of it that the text cache still counts, since the texts are at work in the coupling too; and the
+# image affinity.
+ONE_SHOT_TEXT, LEAST_NOISE, ONE_SHOT_TEMPERATURE = 8.0, 0.01, 24.0
 COUPLED_TEXT, COUPLED_BETA_I = 0.25, 0.25
 
 
@@ -154,9 +155,9 @@ class SupportChoice:
     def _one_shot(self, support: Support, setting: Setting) -> Setting:
         """g, and whether classes are coupled, for one photo a class."""
         from_text = TextCache.standardised(support.texts, support.embedding, setting.beta_t)(support.embedding)
-        right = (from_text.argmax(dim=1) == support.labels).sum().item() / len(support.labels)
-        chance = 1 / support.n_classes
-        counts = ONE_SHOT_TEXT * max(0.0, (right - chance) / (1 - chance)) * self._noise(support, setting)
+        own = functional.one_hot(support.labels, support.n_classes) == 1
+        lead = max(0.0, (from_text[own].mean() - from_text[~own].mean()).item())
+        counts = ONE_SHOT_TEXT * lead * self._noise(support, setting)
         alone = setting._replace(**{"ratio": 1 / (1 + counts), **self.given})
         coupled = alone._replace(ratio=1 / (1 + counts * COUPLED_TEXT), coupling=COUPLINGS[-1], beta_i=COUPLED_BETA_I)
         coupled = coupled._replace(**self.given)
