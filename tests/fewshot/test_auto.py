@@ -11,7 +11,7 @@ import torch
 from few_shot_problems import Problem, normal, problem
 
 from crossgraft.errors import InputError
-from crossgraft.fewshot import XMAdapter, get_method, load_classifier, save_classifier
+from crossgraft.fewshot import XMAdapter, get_method, holdout, load_classifier, save_classifier
 from crossgraft.fewshot.auto import CHALLENGERS, Auto
 from crossgraft.fewshot.linear_form import linear_form
 
@@ -74,6 +74,16 @@ def test_otherwise_it_is_xmadapter(counts: tuple[int, ...], text: bool) -> None:
     assert torch.equal(auto.logits(p.Q), own.logits(p.Q))
     assert auto.explain(p.Q) == own.explain(p.Q)
     assert auto.n_parameters_ == 0
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_of_many_classes_a_part_decides_for_all(blind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdout, "CLASSES", 4)
+    auto = make(LINEAR, **(BLIND if blind else {}))
+    assert (len(auto.weight_) == 6) == blind
+    assert auto.logits(LINEAR.Q).shape == (240, 6)
+    assert accuracy(auto, LINEAR) > 0.7
+    assert set(auto.predict(LINEAR.Q)) == set(LINEAR.classes)
 
 
 def test_at_one_shot_nothing_can_be_held_out() -> None:

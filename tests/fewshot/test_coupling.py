@@ -19,13 +19,14 @@ TARGETS = torch.from_numpy(RNG.normal(size=(M, 1, N)))
 
 def between(share: float, text: torch.Tensor = TEXT) -> torch.Tensor:
     """C (N, N)."""
-    return sum((g * v @ v.T for g, v in groups_of(text, share)), torch.zeros(len(text), len(text)).double())
+    whole = torch.eye(len(text)).double()
+    return sum((g * (whole if v is None else v @ v.T) for g, v in groups_of(text, share)), torch.zeros_like(whole))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.98, 1.0])
 def test_groups_are_the_kernel_within_half_an_octave(share: float) -> None:
     groups = groups_of(TEXT, share)
-    whole = torch.cat([v for _, v in groups], dim=1)
+    whole = torch.cat([torch.eye(N).double() if v is None else v for _, v in groups], dim=1)
     torch.testing.assert_close(whole.T @ whole, torch.eye(N).double())
     centred = torch.nn.functional.normalize(TEXT - TEXT.mean(dim=0), dim=1)
     exact = (1 - share) * torch.eye(N).double() + share * centred @ centred.T

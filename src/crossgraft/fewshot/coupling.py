@@ -27,35 +27,32 @@ _LEAST = 2.0**-10  # of g: what is below it is nearly no vote
 
 
 class Group(NamedTuple):
-    """Directions (N, n) of class space, orthonormal columns, of one prior variance."""
+    """Directions (N, n) of class space, orthonormal columns, of one prior variance; None stands for all of it."""
 
     variance: float
-    directions: Tensor
-
-    @property
-    def is_all(self) -> bool:
-        """Whether they span all classes, so that nothing need be turned."""
-        return self.directions.shape[0] == self.directions.shape[1]
+    directions: Tensor | None
 
     def turn(self, targets: Tensor) -> Tensor:
         """Targets (M, c, N) along the directions (M, c, n)."""
-        return targets if self.is_all else targets @ self.directions
+        return targets if self.directions is None else targets @ self.directions
 
     def turn_back(self, along: Tensor) -> Tensor:
         """What is along the directions (..., n), for the classes (..., N)."""
-        return along if self.is_all else along @ self.directions.T
+        return along if self.directions is None else along @ self.directions.T
 
 
 def groups_of(text: Tensor, share: float) -> list[Group]:
     """Directions of class space by their prior variance, for class texts (N, d)."""
-    alone = torch.eye(len(text), dtype=torch.float64)
     if share == 0:
-        return [Group(1.0, alone.to(text))]
+        return [Group(1.0, None)]
     centred = text.cpu().double() - text.cpu().double().mean(dim=0)  # MPS has no float64, and the rounding is delicate
     likeness = (unit(centred) @ unit(centred).T).fill_diagonal_(1)  # also where a text is the mean itself
-    variances, directions = torch.linalg.eigh((1 - share) * alone + share * likeness)
+    variances, directions = torch.linalg.eigh((1 - share) * torch.eye(len(text)).double() + share * likeness)
     octaves = variances.clamp(min=_LEAST).log2().round()
-    return [Group(2.0**octave, directions[:, octaves == octave].to(text)) for octave in octaves.unique().tolist()]
+    found = octaves.unique().tolist()
+    if len(found) == 1:
+        return [Group(2.0 ** found[0], None)]
+    return [Group(2.0**octave, directions[:, octaves == octave].to(text)) for octave in found]
 
 
 def solve_coupled(kernel: Tensor, ridge: Tensor, groups: list[Group], targets: Tensor) -> Tensor:
@@ -77,7 +74,7 @@ def _along(
 ) -> Iterator[tuple[Group, Tensor, Tensor]]:
     """For each group the factor (M, M) and the solution (M, c, n) along its directions."""
     for group in groups:
-        factor = factorise(kernel if group.is_all else kernel.clone(), ridge / group.variance)
+        factor = factorise(kernel if len(groups) == 1 else kernel.clone(), ridge / group.variance)
         along = group.turn(targets)
         yield group, factor, solve(factor, along.flatten(1)).view(along.shape)
 
