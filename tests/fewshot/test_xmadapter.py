@@ -289,7 +289,8 @@ def test_held_out_scores_are_those_of_a_fit_to_the_rest(counts: tuple[int, ...],
     p = problem(counts, noise=0.8)
     fitted = make(p, **(FIXED | {"ratio": ratio}))
     for rest, held_out in one_of_every_class(fitted._support):
-        scorer = fitted._choice().scorer(rest, Setting(**(FIXED | {"ratio": ratio})))
+        choice = fitted._choice()
+        scorer = choice.scorer(rest, Setting(**(FIXED | {"ratio": ratio})), choice.texts(rest))
         (scores,) = scorer(held_out.embedding, held_out.key)
         chosen = torch.isin(fitted._support.key[:, 0], rest.key[:, 0]).numpy()
         part = XMAdapter(text=p.text, classes=p.classes, **(FIXED | {"ratio": ratio})).fit(p.X[chosen], p.y[chosen])

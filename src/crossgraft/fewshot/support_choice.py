@@ -66,6 +66,26 @@ class Found(NamedTuple):
     temperature: float
 
 
+class Texts(NamedTuple):
+    """The text caches of a support, one for each beta_t to choose from, and what each says of its photos (M, N)."""
+
+    caches: list[TextCache]
+    own: list[Tensor]
+
+    def __call__(self, embedding: Tensor) -> list[Tensor]:
+        """What each says of queries (n, d): (n, N)."""
+        return [cache(embedding) for cache in self.caches]
+
+
+class Fold(NamedTuple):
+    """A part of the support, held-out photos, the part's text caches and what each of them says of these (n, N)."""
+
+    rest: Support
+    held_out: Support
+    texts: Texts
+    told: list[Tensor]
+
+
 @dataclass(frozen=True)
 class SupportChoice:
     """The choice, for the constants that are given as numbers.
@@ -88,9 +108,13 @@ class SupportChoice:
         setting = Setting(**self.given)
         if not self.has_text:
             setting = setting._replace(ratio=1.0)
-        folds = one_of_every_class(support)
-        if not folds:
+        parts = one_of_every_class(support)
+        if not parts:
             return self._one_shot(support, setting) if self.has_text else setting, ONE_SHOT_TEMPERATURE
+        folds = []
+        for rest, held_out in parts:
+            texts = self.texts(rest)
+            folds.append(Fold(rest, held_out, texts, texts(held_out.embedding)))
         # Each in turn: they hardly depend on each other, and every pair of values costs a factorisation a fold.
         found = self._best(
             folds, [setting._replace(shrinkage=value) for value in self.options("shrinkage", SHRINKAGES)]
@@ -106,45 +130,53 @@ class SupportChoice:
         """The values of a constant to choose from: one, if it is given."""
         return (self.given[name],) if name in self.given else learned
 
-    def ratios_and_betas(self, setting: Setting) -> list[tuple[float, float]]:
+    def _betas(self) -> tuple[float, ...]:
+        return self.options("beta_t", BETAS_T if self.has_text else BETAS_T[:1])
+
+    def ratios_and_betas(self) -> list[tuple[float, float]]:
         """All (g, beta_t) to choose from."""
-        if not self.has_text:
-            return [(setting.ratio, setting.beta_t)]
-        return list(product(self.options("ratio", RATIOS), self.options("beta_t", BETAS_T)))
+        return list(product(self.options("ratio", RATIOS) if self.has_text else (1.0,), self._betas()))
 
-    def scorer(self, rest: Support, setting: Setting) -> Callable[[Tensor, Tensor], Iterator[Tensor]]:
-        """A support solved once -> from embedding (n, d) and key (n, f), scores (n, N) for each of `ratios_and_betas`.
+    def texts(self, support: Support) -> Texts:
+        """For `scorer`; they depend on nothing else that is chosen."""
+        caches = [TextCache.standardised(support.texts, support.embedding, beta) for beta in self._betas()]
+        return Texts(caches, [cache(support.embedding) for cache in caches])
 
-        Hard-sample weights, which would need a factor each, are left out.
+    def scorer(self, rest: Support, setting: Setting, texts: Texts) -> Callable[..., Iterator[Tensor]]:
+        """A support solved once -> a function that scores queries for each of `ratios_and_betas`.
+
+        It takes embedding (n, d), key (n, f), and what the texts say of them if that is known, and yields scores
+        (n, N). Hard-sample weights, which would need a factor each, are left out.
         """
-        choices, n = self.ratios_and_betas(setting), rest.n_classes
-        betas = list(dict.fromkeys(beta for _, beta in choices))
-        caches = [TextCache.standardised(rest.texts, rest.embedding, beta) for beta in betas]
+        n = rest.n_classes
         nuisance, keys = support_keys(rest, setting, shared=self.shared)
-        targets = [functional.one_hot(rest.labels, n).to(keys), *(cache(rest.embedding) for cache in caches)]
+        targets = [functional.one_hot(rest.labels, n).to(keys), *texts.own]
         groups, ridge = groups_of(rest.text, setting.coupling), self._ridge(rest)
         votes = solve_coupled(kernel(keys, setting.beta_i), ridge, groups, torch.stack(targets, dim=1)).flatten(1)
 
-        def scores(embedding: Tensor, key: Tensor) -> Iterator[Tensor]:
+        def scores(embedding: Tensor, key: Tensor, told: list[Tensor] | None = None) -> Iterator[Tensor]:
+            told = texts(embedding) if told is None else told
             queries = nuisance.remove(join(embedding, key, setting.aligned, shared=self.shared))
             image, *explained = (affinity(queries @ keys.T, setting.beta_i) @ votes).split(n, dim=1)
-            texts = [cache(embedding) for cache in caches]
-            for g, beta in choices:
-                row = betas.index(beta)
+            unexplained = dict(zip(self._betas(), zip(told, explained, strict=True), strict=True))
+            for g, beta in self.ratios_and_betas():
+                text, known = unexplained[beta]
                 weights = text_weights(torch.as_tensor(g).to(keys), rest.labels, n)
-                yield g * image + weights * (texts[row] - explained[row]) if g else texts[row]
+                yield g * image + weights * (text - known) if g else text
 
         return scores
 
-    def _best(self, folds: Sequence[tuple[Support, Support]], settings: Sequence[Setting]) -> Found:
+    def _best(self, folds: Sequence[Fold], settings: Sequence[Setting]) -> Found:
         """The least cross-entropy over these settings and all ratios, beta_t and temperatures, and where it is."""
-        labels = torch.cat([held_out.labels for _, held_out in folds])
+        labels = torch.cat([fold.held_out.labels for fold in folds])
         # Platt's targets: few photos, all named right, would otherwise ask for the highest temperature.
         smoothing = 1 / (len(labels) + 2)
         best = Found(math.inf, settings[0], ONE_SHOT_TEMPERATURE)
         for setting in settings:
-            scores = [self.scorer(rest, setting)(held_out.embedding, held_out.key) for rest, held_out in folds]
-            for (ratio, beta_t), parts in zip(self.ratios_and_betas(setting), zip(*scores, strict=True), strict=True):
+            scores = [
+                self.scorer(rest, setting, texts)(out.embedding, out.key, told) for rest, out, texts, told in folds
+            ]
+            for (ratio, beta_t), parts in zip(self.ratios_and_betas(), zip(*scores, strict=True), strict=True):
                 held_out_scores = torch.cat(parts)
                 for t in TEMPERATURES:
                     loss = functional.cross_entropy(t * held_out_scores, labels, label_smoothing=smoothing).item()

@@ -252,10 +252,11 @@ class XMAdapter(ExplainableClassifier):
 
     def _candidates(self) -> Iterator[Candidates]:
         choice, names = self._choice(), ("shrinkage", "aligned", "coupling")
+        texts = choice.texts(self._support)
         for values in product(*(choice.options(name, self.grid[name]) for name in names)):
             setting = self._setting._replace(**dict(zip(names, values, strict=True)))
-            settings = [setting._replace(ratio=g, beta_t=beta) for g, beta in choice.ratios_and_betas(setting)]
-            yield Candidates([one._asdict() for one in settings], choice.scorer(self._support, setting))
+            settings = [setting._replace(ratio=g, beta_t=beta) for g, beta in choice.ratios_and_betas()]
+            yield Candidates([one._asdict() for one in settings], choice.scorer(self._support, setting, texts))
 
     def _search(self, embedding: Tensor, key: Tensor, labels: Tensor) -> None:
         super()._search(embedding, key, labels)
