@@ -119,8 +119,9 @@ class SupportChoice:
         found = self._best(
             folds, [setting._replace(shrinkage=value) for value in self.options("shrinkage", SHRINKAGES)]
         )
+        shares = () if self.shared else ALIGNED
         couplings = COUPLINGS if self.has_text and len(support.labels) <= COUPLED else ()
-        for name, values in (("aligned", ALIGNED), ("coupling", couplings)):
+        for name, values in (("aligned", shares), ("coupling", couplings)):
             others = [value for value in self.options(name, values) if value != getattr(setting, name)]
             if others:
                 found = min(found, self._best(folds, [found.setting._replace(**{name: value}) for value in others]))
