@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from common import SEEDS, encoder_of, encoder_options, machine, result_file
+from common import SEEDS, data_options, encoder_of, encoder_options, machine, result_file
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.store import default_store
 from crossgraft.fewshot import XMAdapter, register
@@ -189,9 +189,7 @@ def table_of(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--split", type=Path)
-    parser.add_argument("--name", help="of the data, for the file of results")
+    data_options(parser)
     encoder_options(parser)
     arguments = parser.parse_args()
     console = Console(highlight=False)

@@ -20,6 +20,13 @@ RESULTS = Path(__file__).parent / "results"
 SEEDS = [1, 2, 3]
 
 
+def data_options(parser: argparse.ArgumentParser) -> None:
+    """The images, --split, --name."""
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--split", type=Path)
+    parser.add_argument("--name", help="of the data, for the file of results")
+
+
 def encoder_options(parser: argparse.ArgumentParser) -> None:
     """--model, --dtype, --device, --shots."""
     parser.add_argument("--model", required=True)

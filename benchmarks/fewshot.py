@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common import SEEDS, encoder_of, few_shot_options, machine, result_file, teller
+from common import SEEDS, data_options, encoder_of, few_shot_options, machine, result_file, teller
 from crossgraft.encoders.store import default_store
 from crossgraft.fewshot.data import load_data, load_test_data
 from crossgraft.fewshot.run import run_fewshot
@@ -25,10 +25,8 @@ from crossgraft.reporting.table import few_shot_tables, setting
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--split", type=Path)
+    data_options(parser)
     parser.add_argument("--test", type=Path, action="append", default=[])
-    parser.add_argument("--name", help="of the data, for the file of results")
     few_shot_options(parser)
     arguments = parser.parse_args()
     console = Console(highlight=False)

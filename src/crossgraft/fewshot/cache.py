@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crossgraft.fewshot.ridge import gram
+
 
 def affinity(similarity: Tensor, beta: float | Tensor) -> Tensor:
     """exp(-beta (1 - cosine)) of cosines (n, M) -> (n, M); 1 where the cosine is 1, sharper for a larger beta."""
@@ -26,6 +28,16 @@ def vote_weights(labels: Tensor, n_classes: int, *, balanced: bool, dtype: torch
     counts = torch.bincount(labels, minlength=n_classes).to(dtype)
     mean = len(labels) / (counts > 0).sum()
     return (mean / counts.clamp(min=1))[labels]
+
+
+def kernel(keys: Tensor, beta: float) -> Tensor:
+    """The affinities (M, M) of cache keys to each other; the lower triangle (`ridge.gram`)."""
+    return gram(lambda i, j: affinity(keys[i] @ keys[j].T, beta), len(keys), keys)
+
+
+def ridge_of(lam: float, labels: Tensor, n_classes: int, dtype: torch.dtype, *, balanced: bool) -> Tensor:
+    """The ridge of each sample (M,): lam, scaled by (its class's count / mean count) if balanced."""
+    return lam / vote_weights(labels, n_classes, balanced=balanced, dtype=dtype)
 
 
 def votes(affinities: Tensor, weights: Tensor, labels: Tensor, n_classes: int) -> Tensor:

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossgraft.fewshot.base import Candidates
-from crossgraft.fewshot.cache import affinity, vote_weights
+from crossgraft.fewshot.cache import affinity, kernel, ridge_of
 from crossgraft.fewshot.classes import drop_class
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier
 from crossgraft.fewshot.features import Support, mean_text
 from crossgraft.fewshot.registry import register
-from crossgraft.fewshot.ridge import LEFT_OUT, factorise, gram, leave_one_out, left_out_last, solve
+from crossgraft.fewshot.ridge import LEFT_OUT, factorise, leave_one_out, left_out_last, solve
 from crossgraft.fewshot.zero_shot import zero_shot_logits
 
 # CLIP's logits are 100 times a cosine. Any encoder's logits over 100 lie in the range of CLIP's cosines, where the
@@ -85,9 +85,8 @@ class ProKeR(ExplainableClassifier):
         some = min(LEFT_OUT, len(order))
         keys, labels = support.key[order], support.labels[order]
         target = functional.one_hot(labels, support.n_classes).to(keys)
-        weights = vote_weights(labels, support.n_classes, balanced=self.balanced, dtype=keys.dtype)
-        kernel = gram(lambda i, j: affinity(keys[i] @ keys[j].T, beta), len(keys), keys)
-        factor = factorise(kernel, lam / weights)
+        ridge = ridge_of(lam, labels, support.n_classes, keys.dtype, balanced=self.balanced)
+        factor = factorise(kernel(keys, beta), ridge)
         solved = solve(factor, target - self._prior(support.embedding[order], support.text))
         scores = target[-some:] - leave_one_out(factor, solved, some)
         coef = torch.empty_like(solved)

@@ -51,10 +51,14 @@ def gram(block: Callable[[slice, slice], Tensor], m: int, like: Tensor) -> Tenso
         like: gives dtype and device.
     """
     kernel = like.new_empty(m, m).mT  # column by column, as LAPACK wants it: it is factorised where it is
-    for start in range(0, m, _TILE):
-        columns = slice(start, min(start + _TILE, m))
-        kernel[start:, columns] = block(columns, slice(start, m)).mT
+    for columns in _panels(m):
+        kernel[columns.start :, columns] = block(columns, slice(columns.start, m)).mT
     return kernel
+
+
+def _panels(m: int) -> list[slice]:
+    """0 to m in ranges of `_TILE`."""
+    return [slice(start, min(start + _TILE, m)) for start in range(0, m, _TILE)]
 
 
 def factorise(kernel: Tensor, lam: float | Tensor) -> Tensor:
@@ -68,8 +72,8 @@ def factorise(kernel: Tensor, lam: float | Tensor) -> Tensor:
     """
     kernel.diagonal().add_(lam)
     m = len(kernel)
-    for start in range(0, m, _TILE):
-        stop = min(start + _TILE, m)
+    for cut in _panels(m):
+        start, stop = cut.start, cut.stop
         panel = kernel[start:, start:stop]
         if start:
             panel.addmm_(kernel[start:, :start], kernel[start:stop, :start].T, alpha=-1)
@@ -86,12 +90,11 @@ def factorise(kernel: Tensor, lam: float | Tensor) -> Tensor:
 
 def solve(factor: Tensor, residual: Tensor) -> Tensor:
     """a (M, N) with L L^T a = R, for the factor L (M, M) and R (M, N). Panel by panel, as `factorise`."""
-    solved, panels = residual.clone(), torch.arange(len(factor)).split(_TILE)
-    rows = [slice(int(panel[0]), int(panel[-1]) + 1) for panel in panels]
-    for cut in rows:
+    solved, panels = residual.clone(), _panels(len(factor))
+    for cut in panels:
         block = solved[cut].addmm_(factor[cut, : cut.start], solved[: cut.start], alpha=-1)
         solved[cut] = torch.linalg.solve_triangular(factor[cut, cut], block, upper=False)
-    for cut in reversed(rows):
+    for cut in reversed(panels):
         block = solved[cut].addmm_(factor[cut.stop :, cut].T, solved[cut.stop :], alpha=-1)
         solved[cut] = torch.linalg.solve_triangular(factor[cut, cut].mT, block, upper=True)
     return solved

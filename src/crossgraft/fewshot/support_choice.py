@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossgraft.fewshot.cache import affinity, vote_weights
+from crossgraft.fewshot.cache import affinity, kernel, ridge_of
 from crossgraft.fewshot.coupling import groups_of, left_out_coupled, solve_coupled
 from crossgraft.fewshot.features import Support
 from crossgraft.fewshot.holdout import one_of_every_class
 from crossgraft.fewshot.nuisance import Nuisance, within_class
-from crossgraft.fewshot.ridge import LEFT_OUT, factorise, gram, leave_one_out, solve
+from crossgraft.fewshot.ridge import LEFT_OUT, factorise, leave_one_out, solve
 from crossgraft.fewshot.text_cache import TextCache
 
 RATIOS = (1.0, 0.97, 0.94, 0.91, 0.87, 0.83, 0.77, 0.69, 0.6, 0.5)
@@ -190,28 +190,27 @@ class SupportChoice:
         from_text = TextCache.standardised(support.texts, support.embedding, setting.beta_t)(support.embedding)
         own = functional.one_hot(support.labels, support.n_classes) == 1
         lead = max(0.0, (from_text[own].mean() - from_text[~own].mean()).item())
-        counts = ONE_SHOT_TEXT * lead * self._noise(support, setting)
+        _, keys = support_keys(support, setting, shared=self.shared)
+        counts = ONE_SHOT_TEXT * lead * self._noise(support, setting, keys)
         alone = setting._replace(**{"ratio": 1 / (1 + counts), **self.given})
         coupled = alone._replace(ratio=1 / (1 + counts * COUPLED_TEXT), coupling=COUPLINGS[-1], beta_i=COUPLED_BETA_I)
         coupled = coupled._replace(**self.given)
         if "coupling" in self.given or len(support.labels) > COUPLED or not alone.ratio:
             return coupled if self.given.get("coupling") else alone
-        known = self._known_of_a_lost_class(support, alone._replace(coupling=coupled.coupling), from_text)
-        without = self._known_of_a_lost_class(support, alone, from_text)
+        known = self._known_of_a_lost_class(support, alone._replace(coupling=coupled.coupling), keys, from_text)
+        without = self._known_of_a_lost_class(support, alone, keys, from_text)
         return coupled if known - without > known / 3 else alone
 
-    def _noise(self, support: Support, setting: Setting) -> float:
+    def _noise(self, support: Support, setting: Setting, keys: Tensor) -> float:
         """The standard deviation of the image cache's votes for classes that a photo is not of, without that photo."""
-        _, keys = support_keys(support, setting, shared=self.shared)
         target = functional.one_hot(support.labels, support.n_classes).to(keys)
         factor = factorise(kernel(keys, setting.beta_i), self._ridge(support))
         told = target[-LEFT_OUT:]
         votes = told - leave_one_out(factor, solve(factor, target), len(told))
         return max(LEAST_NOISE, votes[told == 0].std(correction=0).item())
 
-    def _known_of_a_lost_class(self, support: Support, setting: Setting, from_text: Tensor) -> float:
+    def _known_of_a_lost_class(self, support: Support, setting: Setting, keys: Tensor, from_text: Tensor) -> float:
         """What the texts and the other photos say about a photo whose class has no other, in nats; 0 is chance."""
-        _, keys = support_keys(support, setting, shared=self.shared)
         target = functional.one_hot(support.labels, support.n_classes).to(keys)
         counted = text_weights(keys.new_tensor(setting.ratio), support.labels, support.n_classes) / setting.ratio
         residual = (target - counted * from_text)[:, None]
@@ -239,16 +238,6 @@ def support_keys(support: Support, setting: Setting, *, shared: bool) -> tuple[N
     joined = join(support.embedding, support.key, setting.aligned, shared=shared)
     nuisance = within_class(joined, support.labels, support.n_classes, setting.shrinkage)
     return nuisance, nuisance.remove(joined)
-
-
-def kernel(keys: Tensor, beta_i: float) -> Tensor:
-    """The affinities (M, M) of cache keys to each other; the lower triangle (`ridge.gram`)."""
-    return gram(lambda i, j: affinity(keys[i] @ keys[j].T, beta_i), len(keys), keys)
-
-
-def ridge_of(lam: float, labels: Tensor, n_classes: int, dtype: torch.dtype, *, balanced: bool) -> Tensor:
-    """The ridge of each sample (M,): lam, scaled by (its class's count / mean count) if balanced."""
-    return lam / vote_weights(labels, n_classes, balanced=balanced, dtype=dtype)
 
 
 def text_weights(ratio: Tensor, labels: Tensor, n_classes: int) -> Tensor:

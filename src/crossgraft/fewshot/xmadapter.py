@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from crossgraft.errors import InputError
 from crossgraft.fewshot.base import Candidates
-from crossgraft.fewshot.cache import affinity
+from crossgraft.fewshot.cache import affinity, kernel, ridge_of
 from crossgraft.fewshot.classes import drop_class
 from crossgraft.fewshot.coupling import groups_of, solve_coupled
 from crossgraft.fewshot.evidence import Cache, ExplainableClassifier
@@ -50,8 +50,6 @@ from crossgraft.fewshot.support_choice import (
     Setting,
     SupportChoice,
     join,
-    kernel,
-    ridge_of,
     support_keys,
     text_weights,
 )
