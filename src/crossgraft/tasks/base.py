@@ -1,0 +1,85 @@
+"""What a task is: an official file format, what the model reads and answers, how answers are scored and handed in."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about images, or one image to describe.
+
+    Attributes:
+        id: the official id as a string, unique in its split.
+        images: image files, or arrays of precomputed features (.npy): one, two or three images, or the frames of a
+            video in order.
+        text: what the encoder reads behind the task's prefix; empty for captions.
+        targets: (answer, score in (0, 1]) pairs that are right to some degree; empty where there are no labels.
+        reference: what `Task.score` compares with, in the official file's own terms (ten answers, all captions, ...);
+            None where there are no labels.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    text: str
+    targets: tuple[tuple[str, float], ...] = ()
+    reference: Any = None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are made: generation, greedy or with beams, or the likeliest of `choices`."""
+
+    max_new_tokens: int = 20
+    num_beams: int = 1
+    choices: tuple[str, ...] | None = None
+
+
+class Task(ABC):
+    """A task: a frozen dataclass whose fields are what a recipe may set, registered with `@register_task`.
+
+    Class attributes:
+        name: what recipes call it.
+        prefix: what stands before each text, such as "vqa: ".
+        metric: the main metric's name, a key of `score`.
+        visual: "grid", the pooled grid of each image, or "frames", one token a frame.
+        weighted: the loss of a sample is multiplied by the score of the target that was drawn.
+    """
+
+    name: ClassVar[str]
+    prefix: ClassVar[str]
+    metric: ClassVar[str]
+    visual: ClassVar[str] = "grid"
+    weighted: ClassVar[bool] = False
+
+    decoding: ClassVar[Decoding] = Decoding()
+
+    @abstractmethod
+    def load(self, split: str) -> list[Example]:
+        """Read a split ("train", "val" or "test").
+
+        Raises:
+            InputError: the recipe names no such split; a file is missing or not in the official layout (file and line
+                or key are named); questions and annotations do not belong together; an image file is missing (how many,
+                and the first).
+        """
+
+    @abstractmethod
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> dict[str, float]:
+        """Official metrics of one answer an example, in percent where the official scorer gives percent."""
+
+    @abstractmethod
+    def write(self, examples: Sequence[Example], answers: Sequence[str], path: Path) -> None:
+        """Write the official result file that the task's leaderboard takes."""
+
+    def draw(self, example: Example, rng: random.Random) -> tuple[str, float]:
+        """A target to train on, drawn in proportion to the scores, and the weight of its loss."""
+        answers = [answer for answer, _ in example.targets]
+        scores = [score for _, score in example.targets]
+        (row,) = rng.choices(range(len(answers)), scores)
+        return answers[row], scores[row] if self.weighted else 1.0
