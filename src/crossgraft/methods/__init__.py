@@ -1,0 +1,17 @@
+"""Methods: one file each. The order of the imports is their order in tables."""
+
+from crossgraft.methods import adapter, hyperformer, compacter, lora, prompt_tuning, parameters_only  # noqa: I001
+from crossgraft.methods.base import METHODS, Method, get_method, register_method
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "adapter",
+    "compacter",
+    "get_method",
+    "hyperformer",
+    "lora",
+    "parameters_only",
+    "prompt_tuning",
+    "register_method",
+]

@@ -1,0 +1,256 @@
+"""A sequence-to-sequence language model that sees: T5 or BART with visual tokens behind the text.
+
+Sung, Cho and Bansal, "VL-Adapter: Parameter-Efficient Transfer Learning for Vision-and-Language Tasks", CVPR 2022. The
+encoder reads [prompt; text; images]. BART's position embedding and embedding norm are for the text alone (the norm for the
+prompt too); T5's relative position bias is zero wherever no two text positions meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from crossgraft.errors import InputError
+from crossgraft.models.visual_embedding import VisualEmbedding
+
+FAMILIES = ("t5", "bart", "mbart")
+
+
+class VisionSeq2SeqConfig(PreTrainedConfig):
+    """Configuration of `VisionSeq2Seq`.
+
+    Args:
+        language_model: the configuration of the language model (T5 or BART family), as a dict or an object.
+        feature_width: g, of the visual features.
+        images: how many images an input may hold.
+    """
+
+    model_type = "crossgraft-vision-seq2seq"
+    is_encoder_decoder = True
+
+    def __init__(
+        self,
+        language_model: PreTrainedConfig | dict[str, Any] | None = None,
+        feature_width: int = 2048,
+        images: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(language_model, PreTrainedConfig):
+            language_model = language_model.to_dict()
+        self.language_model = language_model or AutoConfig.for_model("t5").to_dict()
+        self.feature_width = feature_width
+        self.images = images
+        kwargs["is_encoder_decoder"] = True
+        super().__init__(**kwargs)
+
+    def language_config(self) -> PreTrainedConfig:
+        """The language model's configuration as an object.
+
+        Raises:
+            InputError: it is of no family that can get sight.
+        """
+        values = dict(self.language_model)
+        family = values.pop("model_type", "of no named family")
+        if family not in FAMILIES:
+            raise InputError(f"the language model is {family}; sight is for {', '.join(FAMILIES)}")
+        return AutoConfig.for_model(family, **values)
+
+
+class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
+    """T5 or BART with visual tokens.
+
+    Make one with `from_language_model`; `from_pretrained` and `save_pretrained` are Hugging Face's.
+    """
+
+    config_class = VisionSeq2SeqConfig
+    base_model_prefix = "language_model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: VisionSeq2SeqConfig, language_model: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        language = config.language_config()
+        given = language_model is not None
+        self.language_model = language_model if given else AutoModelForSeq2SeqLM.from_config(language)
+        self.visual_embedding = VisualEmbedding(config.feature_width, language.d_model, config.images, _norm(language))
+        self._text_length = self._visual_length = 0  # of the batch that is being encoded
+        encoder = self.language_model.get_encoder()
+        if language.model_type == "t5":
+            bias = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+            bias.register_forward_hook(self._bias_between_text)
+        else:
+            encoder.embed_positions.register_forward_hook(self._positions_of_text)
+            encoder.layernorm_embedding.register_forward_hook(self._norm_before_images)
+        for part in (self.visual_embedding, self.language_model) if given else (self.visual_embedding,):
+            for module in part.modules():
+                module._is_hf_initialized = True  # post_init draws all other weights anew
+        self.post_init()
+
+    @classmethod
+    def from_language_model(
+        cls, name: str, *, feature_width: int, images: int = 2, extra_tokens: int = 0, **kwargs: Any
+    ) -> VisionSeq2Seq:
+        """A pretrained T5 or BART with a new visual embedding.
+
+        Args:
+            name: a folder or a Hugging Face name.
+            feature_width: g, of the visual features.
+            images: how many images an input may hold.
+            extra_tokens: rows to add to the word embedding (the authors add 200 to BART's, 72 to T5's).
+            **kwargs: for `AutoModelForSeq2SeqLM.from_pretrained`, such as dtype.
+
+        Raises:
+            InputError: no such model, or it is of another family.
+        """
+        language_model = _pretrained(name, kwargs)
+        if extra_tokens:
+            words = language_model.get_input_embeddings().weight.shape[0]
+            language_model.resize_token_embeddings(words + extra_tokens, mean_resizing=False)
+        return cls(VisionSeq2SeqConfig(language_model.config, feature_width, images), language_model).eval()
+
+    # ---------------------------------------------------------------- forward
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        visual: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the encoder reads: text (B, L) and visual features (B, I, T, g) -> embeddings (B, L + I * T, d), mask.
+
+        visual_mask (B, I, T) is 1 for what is there; by default all is. Without `visual` the text stands alone.
+        """
+        encoder = self.language_model.get_encoder()
+        embeds = encoder.embed_tokens(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self._text_length, self._visual_length = input_ids.shape[1], 0
+        if visual is None:
+            return embeds, mask
+        words = encoder.embed_tokens
+        tokens = self.visual_embedding(visual, words).to(embeds.dtype)  # (B, I * T, d)
+        self._visual_length = tokens.shape[1]
+        seen = mask.new_ones(tokens.shape[:2]) if visual_mask is None else visual_mask.flatten(1).to(mask.dtype)
+        return torch.cat((embeds, tokens), 1), torch.cat((mask, seen), 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        visual: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Shapes as in `embed`; labels (B, M), -100 where there is nothing to predict.
+
+        Without labels give `decoder_input_ids`, as for the language model.
+        """
+        if encoder_outputs is not None:
+            return self.language_model(
+                encoder_outputs=encoder_outputs, attention_mask=attention_mask, labels=labels, **kwargs
+            )
+        if input_ids is None:
+            raise InputError("give input_ids, or encoder_outputs")
+        embeds, mask = self.embed(input_ids, attention_mask, visual, visual_mask)
+        return self.language_model(inputs_embeds=embeds, attention_mask=mask, labels=labels, **kwargs)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        visual: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+    ) -> tuple[BaseModelOutput, Tensor]:
+        """The encoder's states for inputs as in `embed`, and the mask that `forward` and `generate` want with them."""
+        embeds, mask = self.embed(input_ids, attention_mask, visual, visual_mask)
+        return self.language_model.get_encoder()(inputs_embeds=embeds, attention_mask=mask, return_dict=True), mask
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        visual: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Hugging Face's `generate` on the language model, once the encoder has read text and images."""
+        if encoder_outputs is None:
+            if input_ids is None:
+                raise InputError("give input_ids, or encoder_outputs")
+            encoder_outputs, attention_mask = self.encode(input_ids, attention_mask, visual, visual_mask)
+        return self.language_model.generate(encoder_outputs=encoder_outputs, attention_mask=attention_mask, **kwargs)
+
+    # ---------------------------------------------------------------- text and images apart
+
+    def _text_span(self, length: int) -> tuple[int, int]:
+        """Where the text is in an encoder input of this length: between a prompt, if there is one, and the images."""
+        stop = length - self._visual_length
+        return stop - self._text_length, stop
+
+    def _bias_between_text(self, module: nn.Module, args: Any, bias: Tensor) -> Tensor:
+        """T5: (S, S, heads), zero where not both are text."""
+        start, stop = self._text_span(bias.shape[0])
+        text = torch.zeros(bias.shape[0], dtype=bias.dtype, device=bias.device)
+        text[start:stop] = 1
+        return bias * (text[:, None] * text)[..., None]
+
+    def _positions_of_text(self, module: nn.Module, args: Any, positions: Tensor) -> Tensor:
+        """BART: (B, S, d), counted from the start of the text, zero elsewhere."""
+        start, stop = self._text_span(positions.shape[1])
+        placed = torch.zeros_like(positions)
+        placed[:, start:stop] = positions[:, : stop - start]
+        return placed
+
+    def _norm_before_images(self, module: nn.Module, args: Any, normed: Tensor) -> Tensor:
+        """BART: prompt and text are normed, images have norms of their own."""
+        _, stop = self._text_span(normed.shape[1])
+        return torch.cat((normed[:, :stop], args[0][:, stop:]), 1)
+
+    # ---------------------------------------------------------------- what transformers asks for
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        return self.language_model.get_encoder()
+
+    def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        return self.language_model.get_decoder()
+
+
+def _norm(language: PreTrainedConfig) -> Callable[[int], nn.Module]:
+    """The layer norm of a family: T5's has no bias and no mean."""
+    if language.model_type == "t5":
+        return lambda width: T5LayerNorm(width, eps=language.layer_norm_epsilon)
+    return nn.LayerNorm
+
+
+def _pretrained(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type not in FAMILIES:
+            raise InputError(f"{name} is a {config.model_type} model; sight is for {', '.join(FAMILIES)}")
+        return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
+    except InputError:
+        raise
+    except Exception as error:  # transformers meets damaged files and absent hubs with nearly any exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot load {name!r} as a folder or Hugging Face name: {reason}") from error

@@ -1,0 +1,56 @@
+"""From frozen visual features to tokens of a language model (VL-Adapter, Sung, Cho and Bansal, CVPR 2022; VL-T5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from crossgraft.errors import InputError
+
+BOX = 5  # x1, y1, x2, y2, area; all zero for grids
+STD = 0.02  # of weights at the start, as the authors have it
+
+
+class VisualEmbedding(nn.Module):
+    """LN(Linear(feature)) + LN(Linear(box and area)) + image order + object order.
+
+    The object order is no parameter of its own: it is the word embedding, counted from its end.
+
+    Args:
+        feature_width: g, of the features.
+        width: d, of the language model.
+        images: how many images an input may hold.
+        norm: makes a layer norm of a width (T5's has no bias).
+    """
+
+    def __init__(self, feature_width: int, width: int, images: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.feature_width, self.images = feature_width, images
+        self.feature = nn.Sequential(nn.Linear(feature_width, width), norm(width))
+        self.box = nn.Sequential(nn.Linear(BOX, width), norm(width))
+        self.image_order = nn.Parameter(torch.randn(images, width) * STD)
+        for linear in (self.feature[0], self.box[0]):
+            nn.init.normal_(linear.weight, std=STD)  # type: ignore[arg-type]
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, words: nn.Embedding, boxes: Tensor | None = None) -> Tensor:
+        """features (B, I, T, g), boxes (B, I, T, 5) or None for zeros -> tokens (B, I * T, d).
+
+        Raises:
+            InputError: features of another width, more images than there are orders, or more tokens an image than words.
+        """
+        batch, images, tokens, width = features.shape
+        if width != self.feature_width:
+            raise InputError(f"visual features are {width} wide, this model takes {self.feature_width}")
+        if images > self.images:
+            raise InputError(f"an input holds {images} images, this model takes {self.images}")
+        count = words.weight.shape[0]
+        if tokens > count:
+            raise InputError(f"an image has {tokens} tokens, more than the vocabulary has words ({count})")
+        features = features.to(self.image_order.dtype)
+        boxes = features.new_zeros(1, 1, 1, BOX) if boxes is None else boxes.to(features.dtype)
+        order = words.weight[count - tokens :].flip(0)  # (T, d): the last word is the first object
+        embedded = self.feature(features) + self.box(boxes) + self.image_order[:images, None] + order
+        return embedded.reshape(batch, images * tokens, -1)
