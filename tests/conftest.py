@@ -38,13 +38,14 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pocket_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary $CROSSGRAFT_HOME that shows the user's pulled pocket models; feature stores stay in it."""
     from crossgraft.pocket.pull import is_pulled
+    from crossgraft.pocket.sources import POCKET_MODELS
 
     models = USER_HOME / "models"
     folder = tmp_path_factory.mktemp("pocket-home")
     (folder / "models").symlink_to(models)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CROSSGRAFT_HOME", str(folder))
-        absent = [name for name in ("pocket-clip", "pocket-lite") if not is_pulled(name)]
+        absent = [name for name in POCKET_MODELS if not is_pulled(name)]
         if absent:
             pytest.fail(
                 f"{', '.join(absent)}: not in {models}, or of another version; "

@@ -8,17 +8,25 @@ import pytest
 
 from conftest import Cli
 
+MODELS = {
+    "pocket-clip": "dual encoder",
+    "pocket-lite": "dual encoder",
+    "pocket-t5": "language model",
+    "pocket-bert": "language model",
+}
+
 
 def test_the_list_says_what_is_here(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSGRAFT_HOME", str(tmp_path / "home"))
     outcome = cli("models", "list")
     assert outcome.code == 0
-    for name in ("pocket-clip", "pocket-lite"):
-        assert any(line.startswith(name) and "not pulled" in line for line in outcome.out.splitlines())
+    for name, kind in MODELS.items():
+        assert any(line.split()[:4] == [name, *kind.split(), "not"] for line in outcome.out.splitlines())
     assert "Hugging Face" in outcome.out
     rows = cli("models", "list", "--json").json["models"]
-    assert [row["name"] for row in rows] == ["pocket-clip", "pocket-lite"]
-    assert [row["pulled"] for row in rows] == [False, False]
+    assert [row["name"] for row in rows] == list(MODELS)
+    assert [row["kind"] for row in rows] == list(MODELS.values())
+    assert not any(row["pulled"] for row in rows)
     assert rows[0]["folder"] == str(tmp_path / "home" / "models" / "pocket-clip")
     assert not (tmp_path / "home").exists()
 
@@ -28,11 +36,11 @@ def test_pulled_models_are_listed_and_not_pulled_again(
     cli: Cli, pocket_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # a download would fail
-    assert [row["pulled"] for row in cli("models", "list", "--json").json["models"]] == [True, True]
+    assert all(row["pulled"] for row in cli("models", "list", "--json").json["models"])
     outcome = cli("models", "pull", "pocket")
-    folders = [str(pocket_home / "models" / name) for name in ("pocket-clip", "pocket-lite")]
+    folders = [str(pocket_home / "models" / name) for name in MODELS]
     assert (outcome.code, outcome.out.split()) == (0, folders)
-    assert outcome.err.count("already in") == 2
+    assert outcome.err.count("already in") == len(MODELS)
 
 
 def test_an_unknown_model_is_refused(cli: Cli) -> None:

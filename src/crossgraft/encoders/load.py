@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -46,20 +45,15 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", dra
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype, draft: bool) -> Encoder:
+    from crossgraft.encoders.pocket import PocketEncoder, check_dual_encoder
+    from crossgraft.pocket.resolve import model_folder
     from crossgraft.pocket.sources import MANIFEST, POCKET_MODELS
 
-    if name in POCKET_MODELS:
-        from crossgraft.encoders.pocket import PocketEncoder
-        from crossgraft.pocket.pull import pocket_folder
-
-        return PocketEncoder(name, pocket_folder(name), device=device, dtype=dtype, draft=draft)
-    if os.path.isfile(Path(name) / MANIFEST):  # False for a name no file system takes
-        from crossgraft.encoders.pocket import PocketEncoder
-
-        return PocketEncoder(name, Path(name), device=device, dtype=dtype, draft=draft)
-    near = difflib.get_close_matches(name, POCKET_MODELS, n=1, cutoff=0.7)
-    if near and not Path(name).exists():
-        raise InputError(f"no model {name!r}: did you mean {near[0]}?")
+    if name in POCKET_MODELS:  # said before that it has to be pulled
+        check_dual_encoder(name, POCKET_MODELS[name].model_type)
+    folder = Path(model_folder(name))
+    if os.path.isfile(folder / MANIFEST):  # False for a name no file system takes
+        return PocketEncoder(name, folder, device=device, dtype=dtype, draft=draft)
     return _load_huggingface(name, device, dtype, draft)
 
 
@@ -86,7 +80,7 @@ def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype, draft
 
     from crossgraft.encoders.huggingface import FAMILIES, HuggingFaceEncoder
     from crossgraft.encoders.preprocess import Preprocess
-    from crossgraft.pocket.sources import POCKET_MODELS
+    from crossgraft.pocket.sources import DUAL_ENCODERS
 
     try:
         config = AutoConfig.from_pretrained(name)
@@ -103,7 +97,7 @@ def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype, draft
         raise
     except Exception as error:  # transformers meets damaged files with nearly any exception
         raise InputError(
-            f"cannot load {name!r}: it is no pocket model ({', '.join(POCKET_MODELS)}), and as a folder or "
+            f"cannot load {name!r}: it is no pocket model ({', '.join(DUAL_ENCODERS)}), and as a folder or "
             f"Hugging Face name it failed: {_first_line(error)}"
         ) from error
     if absent := sorted(loading["missing_keys"]):  # transformers fills these with random numbers

