@@ -22,6 +22,9 @@ class Example:
         targets: (answer, score in (0, 1]) pairs that are right to some degree; empty where there are no labels.
         reference: what `Task.score` compares with, in the official file's own terms (ten answers, all captions, ...);
             None where there are no labels.
+        rows: which rows of a feature file (n, d) to read, in order, where `images` is that one file (the frames of a
+            video, see `crossgraft.tasks.video.read_features`); empty: all of it.
+        about: what the result file repeats of the official line, such as a clip's name; None where it needs nothing.
     """
 
     id: str
@@ -29,6 +32,8 @@ class Example:
     text: str
     targets: tuple[tuple[str, float], ...] = ()
     reference: Any = None
+    rows: tuple[int, ...] = ()
+    about: Any = None
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,29 @@ class Decoding:
 class Task(ABC):
     """A task: a frozen dataclass whose fields are what a recipe may set, registered with `@register_task`.
 
+    Attributes that a recipe may set where a task makes them fields:
+        prefix: what stands before each text, such as "vqa: ".
+        question_length: how many tokens of prefix and text the encoder reads at most; None: as many as it can.
+
     Class attributes:
         name: what recipes call it.
-        prefix: what stands before each text, such as "vqa: ".
         metric: the main metric's name, a key of `score`.
         visual: "grid", the pooled grid of each image, or "frames", one token a frame.
         weighted: the loss of a sample is multiplied by the score of the target that was drawn.
     """
 
+    prefix: str
+    question_length: int | None = None
+
     name: ClassVar[str]
-    prefix: ClassVar[str]
     metric: ClassVar[str]
     visual: ClassVar[str] = "grid"
     weighted: ClassVar[bool] = False
 
-    decoding: ClassVar[Decoding] = Decoding()
+    @property
+    def decoding(self) -> Decoding:
+        """How answers are made; greedy and open unless a task says otherwise."""
+        return Decoding()
 
     @abstractmethod
     def load(self, split: str) -> list[Example]:

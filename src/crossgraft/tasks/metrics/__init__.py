@@ -1,0 +1,1 @@
+"""Official metrics: VQA accuracy, exact match, and those of captions."""
