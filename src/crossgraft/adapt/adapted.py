@@ -327,9 +327,9 @@ class AdaptedModel(nn.Module):
         for route, rows in self._groups(output):
             state = {leaf: copy for name in route.adapters for leaf, copy in by_adapter.get(name, {}).items()}
             if state:
-                part = functional_call(
-                    _Unhooked(module), {f"m.{key}": value for key, value in state.items()}, args_of(args, rows)
-                )
+                copies = {f"m.{leaf}": copy for leaf, copy in state.items()}
+                with self._as_it_was((route,)):  # modules inside it meet rows of this route only
+                    part = functional_call(_Unhooked(module), copies, args_of(args, rows))
                 out = out.index_copy(0, rows, part)
         return out
 

@@ -5,11 +5,8 @@ An adapter folder is PEFT-shaped: `adapter_config.json`, `adapter_model.safetens
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +24,7 @@ from crossgraft.fewshot.base import FewShotClassifier
 from crossgraft.fewshot.calibration import Calibration
 from crossgraft.fewshot.model_card import model_card
 from crossgraft.fewshot.registry import get_method
+from crossgraft.folders import replacing
 
 T = TypeVar("T")
 
@@ -63,7 +61,6 @@ def save_classifier(
     """
     check_is_fitted(classifier, "text_")
     folder = Path(folder)
-    _refuse_foreign(folder)
     if encoder is not None and not isinstance(encoder.get("fingerprint"), str):
         raise InputError("encoder needs a 'fingerprint' (text); without one a wrong encoder cannot be noticed")
     tensors = _state(classifier)
@@ -89,20 +86,10 @@ def save_classifier(
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{CONFIG_FILE} cannot hold this classifier: {error}") from error
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _recover(folder)
-    new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    new.mkdir()
-    try:
+    with replacing(folder, FILES, "adapter") as new:
         (new / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         save_file(tensors, new / TENSOR_FILE)
         (new / CARD_FILE).write_text(model_card(type(classifier), config, folder.name), encoding="utf-8")
-        for name in FILES:
-            with open(new / name, "rb") as file:
-                os.fsync(file.fileno())
-        _swap(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return folder
 
 
@@ -187,43 +174,6 @@ class _Config:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.error(key, f"expected {kind.__name__}, found {type(value).__name__}")
         return value
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Only an adapter is ever replaced, never a file or a folder with anything else in it."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder to save the adapter in")
-    others = sorted({path.name for path in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
-    if others:
-        raise InputError(
-            f"{folder} holds other files ({', '.join(others[:5])}); name an empty folder or an older adapter"
-        )
-
-
-def _recover(folder: Path) -> None:
-    """Clear up after a save that was killed: bring back what it had moved aside, drop what it had not finished."""
-    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
-        if folder.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(folder)
-    for unfinished in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        shutil.rmtree(unfinished)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; if that fails, what was there stays."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = new.with_suffix(".old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
 
 
 def _state(classifier: FewShotClassifier) -> dict[str, Tensor]:

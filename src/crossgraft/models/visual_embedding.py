@@ -50,7 +50,7 @@ class VisualEmbedding(nn.Module):
         if tokens > count:
             raise InputError(f"an image has {tokens} tokens, more than the vocabulary has words ({count})")
         features = features.to(self.image_order.dtype)
-        boxes = features.new_zeros(1, 1, 1, BOX) if boxes is None else boxes.to(features.dtype)
+        boxes = features.new_zeros(batch, 1, 1, BOX) if boxes is None else boxes.to(features.dtype)
         order = words.weight[count - tokens :].flip(0)  # (T, d): the last word is the first object
         embedded = self.feature(features) + self.box(boxes) + self.image_order[:images, None] + order
         return embedded.reshape(batch, images * tokens, -1)
