@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,13 @@ class Encoder(ABC):
             "dtype": "int8" if self.quantized else str(self.dtype).removeprefix("torch."),
             "draft": self.preprocess.draft,
         }
+
+    def loader(self, device: str) -> Callable[[], Encoder]:
+        """A picklable function that loads this encoder again, onto a device, in another process."""
+        from crossgraft.encoders.load import load_encoder  # it imports every encoder there is
+
+        how = {key: self.identity[key] for key in ("dtype", "draft")}
+        return partial(load_encoder, self.name, device=device, **how)
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, grid: bool = False) -> ImageFeatures:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,7 @@ def extract(
             (`ray_engine.encode_on_ray`). The store comes out the same to the byte.
         progress: show progress on stderr if the work is likely to take over two seconds.
         wait: if another run is writing to `out`, wait until it is done; else that is an error.
-        encoder_factory: a picklable function that makes the encoder in a worker process; default `load_encoder` with
-            the encoder's name, device and dtype.
+        encoder_factory: a picklable function that makes the encoder in a worker process; default `encoder.loader`.
 
     Raises:
         InputError: bad arguments; engine "ray" without Ray or its cluster; `out` holds something else, a store with
@@ -114,10 +112,10 @@ def extract(
                 from crossgraft.encoders.ray_engine import encode_on_ray  # Ray is an extra
 
                 # An actor's GPU has the number 0, whichever it is.
-                factory = encoder_factory or _loader(encoder, encoder.device.type)
+                factory = encoder_factory or encoder.loader(encoder.device.type)
                 vanished = encode_on_ray(job, workers, factory, encoder.device, meter.advance)
             elif workers > 1 and store.pending:
-                factory = encoder_factory or _loader(encoder, str(encoder.device))
+                factory = encoder_factory or encoder.loader(str(encoder.device))
                 vanished = encode_in_processes(job, workers, factory, meter.advance)
             else:
                 vanished = encode_shards(job, encoder, meter.advance)
@@ -192,13 +190,6 @@ def _extend_plan(store: FeatureStore, hashes: list[str], shard_size: int) -> Fea
         return store
     replace(store.plan, shards=shards).write(store.path)
     return FeatureStore.open(store.path)
-
-
-def _loader(encoder: Encoder, device: str) -> Callable[[], Encoder]:
-    from crossgraft.encoders.load import load_encoder  # it imports every encoder there is
-
-    how = {key: encoder.identity[key] for key in ("dtype", "draft")}
-    return partial(load_encoder, encoder.name, device=device, **how)
 
 
 def _hash_files(paths: Sequence[Path], out: Path, meter: Meter) -> tuple[dict[Path, str], dict[Path, str]]:

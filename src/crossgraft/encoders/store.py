@@ -228,8 +228,8 @@ class FeatureStore:
         stored = self.plan.encoder
         if encoder.fingerprint != stored.fingerprint:
             raise InputError(
-                f"{self.path}: made by encoder {stored.name} (fingerprint {stored.fingerprint}), but this encoder "
-                f"is {encoder.name} (fingerprint {encoder.fingerprint}); use the same encoder, or another folder"
+                f"{self.path}: made by encoder {_described(stored)}, but this encoder is {_described(encoder)}; use "
+                "the same encoder, or another folder"
             )
 
     def gather(self, hashes: Sequence[str], name: str = "embedding") -> Tensor:
@@ -264,6 +264,11 @@ class FeatureStore:
                     f"{file}: {name!r} holds NaN or infinity; the file is damaged, delete it and encode again"
                 )
         return out
+
+
+def _described(encoder: Encoder | StoredEncoder) -> str:
+    tokens, width = encoder.grid_shape  # all that a user sees of a pooled grid
+    return f"{encoder.name} (fingerprint {encoder.fingerprint}, grid {tokens} x {width})"
 
 
 @contextmanager
