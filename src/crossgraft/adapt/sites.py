@@ -30,7 +30,7 @@ class Layout:
     `layers`: attribute of the stack that holds its layers. `sublayers`: sublayer -> module in a layer whose output is
     the sublayer's, before dropout and residual. `projections`: sublayer -> {q, k, v, o -> linear module in a layer}.
     `entry`: class of the module whose `forward` takes token ids, where that is a parent of the stack; `embed` its token
-    embedding.
+    embedding. `tail`: attributes of the stack that come behind its layers.
     """
 
     layers: str
@@ -38,6 +38,7 @@ class Layout:
     projections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     entry: tuple[str, ...] = ()
     embed: str = "embed_tokens"
+    tail: tuple[str, ...] = ("final_layer_norm", "layer_norm", "norm")
 
 
 def _linears(prefix: str, names: str) -> dict[str, str]:

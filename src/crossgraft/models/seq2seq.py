@@ -8,7 +8,7 @@ prompt too); T5's relative position bias is zero wherever no two text positions 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, Pre
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+from crossgraft.adapt.prefix import captured, resumed
+from crossgraft.adapt.sites import find_stacks
 from crossgraft.errors import InputError
 from crossgraft.models.visual_embedding import VisualEmbedding
 
@@ -60,6 +62,15 @@ class VisionSeq2SeqConfig(PreTrainedConfig):
         if family not in FAMILIES:
             raise InputError(f"the language model is {family}; sight is for {', '.join(FAMILIES)}")
         return AutoConfig.for_model(family, **values)
+
+
+class Prefix(NamedTuple):
+    """What the first `layers` layers of the encoder made of a batch: states (B, L + I * T, d), their mask, L."""
+
+    layers: int
+    states: Tensor
+    mask: Tensor
+    text_length: int
 
 
 class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
@@ -149,18 +160,22 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         visual_mask: Tensor | None = None,
         labels: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        prefix: Prefix | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Shapes as in `embed`; labels (B, M), -100 where there is nothing to predict.
 
-        Without labels give `decoder_input_ids`, as for the language model.
+        Without labels give `decoder_input_ids`, as for the language model. `prefix`, instead of the inputs, starts the
+        encoder from states that an earlier pass left (`capture`).
         """
+        if prefix is not None:
+            encoder_outputs, attention_mask = self._resume(prefix)
         if encoder_outputs is not None:
             return self.language_model(
                 encoder_outputs=encoder_outputs, attention_mask=attention_mask, labels=labels, **kwargs
             )
         if input_ids is None:
-            raise InputError("give input_ids, or encoder_outputs")
+            raise InputError("give input_ids, or encoder_outputs, or a prefix")
         embeds, mask = self.embed(input_ids, attention_mask, visual, visual_mask)
         return self.language_model(inputs_embeds=embeds, attention_mask=mask, labels=labels, **kwargs)
 
@@ -183,14 +198,47 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         visual: Tensor | None = None,
         visual_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        prefix: Prefix | None = None,
         **kwargs: Any,
     ) -> Any:
         """Hugging Face's `generate` on the language model, once the encoder has read text and images."""
+        if prefix is not None:
+            encoder_outputs, attention_mask = self._resume(prefix)
         if encoder_outputs is None:
             if input_ids is None:
-                raise InputError("give input_ids, or encoder_outputs")
+                raise InputError("give input_ids, or encoder_outputs, or a prefix")
             encoder_outputs, attention_mask = self.encode(input_ids, attention_mask, visual, visual_mask)
         return self.language_model.generate(encoder_outputs=encoder_outputs, attention_mask=attention_mask, **kwargs)
+
+    # ---------------------------------------------------------------- frozen layers once a sample
+
+    @torch.no_grad()
+    def capture(
+        self,
+        layers: int,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        visual: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+    ) -> Prefix:
+        """The states after the first `layers` layers of the encoder, for inputs as in `embed`; without dropout."""
+        stack = find_stacks(self)["encoder"]
+        was_training = self.training
+        self.eval()
+        try:
+            with captured(self, stack, layers) as states:
+                _, mask = self.encode(input_ids, attention_mask, visual, visual_mask)
+        finally:
+            self.train(was_training)
+        return Prefix(layers, states[0], mask, self._text_length)
+
+    def _resume(self, prefix: Prefix) -> tuple[BaseModelOutput, Tensor]:
+        self._text_length = prefix.text_length
+        self._visual_length = prefix.states.shape[1] - prefix.text_length
+        with resumed(self, find_stacks(self)["encoder"], prefix.layers, prefix.states):
+            encoder = self.language_model.get_encoder()
+            states = encoder(inputs_embeds=prefix.states, attention_mask=prefix.mask, return_dict=True)
+        return states, prefix.mask
 
     # ---------------------------------------------------------------- text and images apart
 

@@ -1,0 +1,111 @@
+"""Frozen layers need to be run once a sample, not once a step.
+
+Where nothing that is trained lies below layer k of a stack, the states entering layer k are the same in every epoch.
+`frozen_layers` finds k by itself; `captured` takes the states out of a pass, `resumed` starts a pass from them. The frozen
+layers then run as they do in evaluation, without dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from crossgraft.adapt.adapted import AdaptedModel
+from crossgraft.adapt.sites import Stack
+
+
+def frozen_layers(model: AdaptedModel, stack: str = "encoder", *, unused: tuple[str, ...] = ()) -> int:
+    """How many layers at the bottom of a stack give the same states for a sample whatever is trained.
+
+    Args:
+        model: with the adapters that are trained active.
+        stack: name of the stack.
+        unused: prefixes of parameters that the samples do not use, such as "visual_embedding." for texts alone.
+
+    Returns:
+        k: layers 0 to k - 1, and all that comes before them, depend on nothing that is trained.
+    """
+    where = model.stacks[stack]
+    first = where.n_layers
+    for name in model.active:
+        graft = model.grafts[name]
+        if any(parameter.requires_grad for parameter in graft.parameters()):
+            if stack in graft.prompted:
+                return 0
+            layers = [
+                # What an output hook of a layer changes is first met by the next one.
+                site.layer + (site.part == "output")
+                for site in graft.sites.values()
+                if site.stack == stack
+            ]
+            first = min([first, *layers])
+    for name, parameter in model.backbone.named_parameters():
+        if parameter.requires_grad and not name.startswith(unused or ("\n",)):
+            first = min(first, _layer_of(name, where, model))
+    return first
+
+
+def _layer_of(parameter: str, stack: Stack, model: AdaptedModel) -> int:
+    """The first layer whose input a parameter of the backbone may have changed."""
+    for other in model.stacks.values():
+        inside = f"{other.path}." if other.path else ""
+        if not parameter.startswith(inside):
+            continue
+        rest = parameter.removeprefix(inside).split(".")
+        if other.name != stack.name:
+            if stack.name == "encoder" and other.name == "decoder" and inside:
+                return stack.n_layers
+            continue
+        if rest[0] == stack.layout.layers:
+            return int(rest[1])
+        if rest[0] in stack.layout.tail:
+            return stack.n_layers
+    if parameter.startswith(("lm_head.", "language_model.lm_head.", "cls.", "classifier.", "pooler.")):
+        return stack.n_layers
+    return 0  # an embedding, or something of which it is not known where it is used
+
+
+@contextmanager
+def captured(model: nn.Module, stack: Stack, k: int) -> Iterator[list[Tensor]]:
+    """A list that a forward pass inside the `with` fills with the states (B, S, d) entering layer k (k >= 1)."""
+    states: list[Tensor] = []
+    layer = model.get_submodule(stack.layer_path(k - 1))
+    hook = layer.register_forward_hook(
+        lambda module, args, output: states.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def resumed(model: nn.Module, stack: Stack, k: int, states: Tensor) -> Iterator[None]:
+    """Inside the `with`, layers 0 to k - 1 of the stack do no work: layer k is given `states` (B, S, d).
+
+    Run the stack on any embeddings of that shape.
+    """
+    with ExitStack() as undo:
+        for number in range(k):
+            layer = model.get_submodule(stack.layer_path(number))
+            layer.forward = _idle(layer, states, first=number == 0)  # type: ignore[method-assign]
+            undo.callback(layer.__dict__.pop, "forward")
+        yield
+
+
+def _idle(layer: nn.Module, states: Tensor, first: bool) -> Any:
+    """A forward that returns the states in the form that the layer's class does."""
+    if not type(layer).__name__.endswith("T5Block"):
+        return lambda *args, **kwargs: states
+
+    def forward(hidden: Tensor, mask: Any = None, position_bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+        # T5's first layer makes the position bias that all others use.
+        if first:
+            attention: Any = layer.layer[0].SelfAttention  # type: ignore[index]
+            position_bias = attention.compute_bias(states.shape[1], states.shape[1], device=states.device)
+        return states, position_bias, None
+
+    return forward
