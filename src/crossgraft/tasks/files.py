@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,18 @@ from crossgraft.files import read_json, write_bytes
 Paths = Path | tuple[Path, ...]
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "keys and values"}
+
+
+@contextmanager
+def many_objects() -> Iterator[None]:
+    """Pause the cyclic garbage collector: it would walk over millions of new objects again and again, for nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def listed(paths: Paths | None) -> tuple[Path, ...]:

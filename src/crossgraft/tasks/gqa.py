@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 from crossgraft.errors import InputError
 from crossgraft.files import read_json
 from crossgraft.tasks.base import Example
-from crossgraft.tasks.files import Paths, Row, check_answers, listed, references, write_result
+from crossgraft.tasks.files import Paths, Row, check_answers, listed, many_objects, references, write_result
 from crossgraft.tasks.metrics.exact import by_kind
 from crossgraft.tasks.registry import register_task
 from crossgraft.tasks.splits import FilesTask, SplitFiles
@@ -49,6 +49,7 @@ class Gqa(FilesTask):
 
     metric: ClassVar[str] = "accuracy"
 
+    @many_objects()
     def load(self, split: str) -> list[Example]:
         """Read a split, see `Task.load`; ids are the keys of the question files."""
         files = self._files(self.splits, split)

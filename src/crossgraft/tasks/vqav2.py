@@ -17,6 +17,7 @@ from crossgraft.tasks.files import (
     check_answers,
     check_match,
     listed,
+    many_objects,
     read_part,
     references,
     write_result,
@@ -69,6 +70,7 @@ class VqaV2(FilesTask):
     metric: ClassVar[str] = "accuracy"
     weighted: ClassVar[bool] = True
 
+    @many_objects()
     def load(self, split: str) -> list[Example]:
         """Read a split, see `Task.load`; ids are question ids."""
         files = self._files(self.splits, split)

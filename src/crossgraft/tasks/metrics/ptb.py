@@ -41,8 +41,8 @@ _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-
 _ABBREVIATIONS = """
     mr mrs ms drs? profs? sens? reps? lt col gen govs? adm rev maj sgt cpl pvt capt ste? ave pres hon brig cmdr det jr
     sr bros esq inc cos? corp ltd plc dept univ intl etc vs al est ext sq cf bldg rd blvd mt ft tel wm jos alex cie
-    messrs jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri ariz calif conn fla mich minn okla va vt
-    wis wyo ind mo ala colo ga kan ky md neb nev ph\\.d ed\\.d
+    messrs jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri ariz calif conn fla mich minn okla
+    va vt wis wyo ind mo ala colo ga kan ky md neb nev ph\\.d ed\\.d
 """
 _CAPITAL_ABBREVIATIONS = "Mass Ore Pa Tex Wash Ill Miss Ark Del La"
 _NUMBER_ABBREVIATIONS = "figs? nos? art pp? op ca"
