@@ -72,6 +72,10 @@ class Task(ABC):
         """How answers are made; greedy and open unless a task says otherwise."""
         return Decoding()
 
+    def has(self, split: str) -> bool:
+        """Whether the recipe names a split. Of a file that states its own splits, only `load` can tell."""
+        return True
+
     @abstractmethod
     def load(self, split: str) -> list[Example]:
         """Read a split ("train", "val" or "test").

@@ -69,6 +69,10 @@ class FilesTask(Task):
                     f"splits: unknown split {key!r}; {nearest(str(key), SPLITS)}known: {', '.join(SPLITS)}"
                 )
 
+    def has(self, split: str) -> bool:
+        named = getattr(self, "splits", {})
+        return split in named if named else super().has(split)
+
     def _files(self, splits: Mapping[str, Files], split: str) -> Files:
         """The files of a split.
 
@@ -113,6 +117,9 @@ class OneFileTask(FilesTask):
                     f"limits: unknown split {key!r}; {nearest(str(key), SPLITS)}known: {', '.join(SPLITS)}"
                 )
             _check_limit(f"limits.{key}", limit)
+
+    def has(self, split: str) -> bool:
+        return super().has(split) and getattr(self.fractions, split, 1.0) > 0
 
     def _part(self, groups: Mapping[str, str], split: str) -> list[str]:
         """Ids of a split that is drawn: all ids of a group fall into the same split.
