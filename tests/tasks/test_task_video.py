@@ -183,4 +183,4 @@ def test_spans() -> None:
 
     assert span("76.01-84.2") == (76.01, 84.2)
     assert span([0, 5]) == (0, 5)
-    assert span("nan-nan") is span(None) is None
+    assert span("NaN-NaN") is span("nan-nan") is span(None) is None

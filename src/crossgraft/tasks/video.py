@@ -21,7 +21,7 @@ from crossgraft.tasks.splits import FilesTask, SplitFiles
 Span = tuple[float, float]
 
 _DIGITS = re.compile(r"(\d+)")
-_SPAN = re.compile(r"\s*([0-9.]+|nan)\s*-\s*([0-9.]+|nan)\s*")
+_SPAN = re.compile(r"\s*([0-9.]+|nan)\s*-\s*([0-9.]+|nan)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def chosen_frames(count: int, span: Span | None, fps: float, most: int) -> tuple
 
 
 def span_of(row: Row) -> Span | None:
-    """The seconds of a row's "ts": "76.01-84.2" (TVQA) or [76.01, 84.2] (TVC); None where there are none, or "nan".
+    """The seconds of a row's "ts": "76.01-84.2" (TVQA) or [76.01, 84.2] (TVC); None where there are none, or "NaN-NaN".
 
     Raises:
         InputError: it is something else, or ends before it starts.
