@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossgraft import __version__
-from crossgraft.cli import classes, export, features, fewshot, models, predict, report
+from crossgraft.cli import classes, export, features, fewshot, models, predict, report, train
 from crossgraft.errors import CrossgraftError
 
 INTERRUPTED = 130
@@ -26,6 +26,9 @@ app.command("fewshot")(fewshot.fewshot)
 app.command("predict")(predict.predict)
 app.add_typer(classes.app, name="classes")
 app.command("export")(export.export)
+app.command("params")(train.params)
+app.command("train")(train.train)
+app.command("evaluate")(train.evaluate)
 app.command("report")(report.report)
 
 

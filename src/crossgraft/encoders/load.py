@@ -33,7 +33,7 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "float32", dra
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
-    where = _device(device)
+    where = device_of(device)
     check_environment()
     quiet_transformers()
     encoder = _load(name, where, DTYPES[dtype], draft)
@@ -61,7 +61,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that a name means; "auto": CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -1,8 +1,8 @@
 """A sequence-to-sequence language model that sees: T5 or BART with visual tokens behind the text.
 
 Sung, Cho and Bansal, "VL-Adapter: Parameter-Efficient Transfer Learning for Vision-and-Language Tasks", CVPR 2022. The
-encoder reads [prompt; text; images]. BART's position embedding and embedding norm are for the text alone (the norm for the
-prompt too); T5's relative position bias is zero wherever no two text positions meet.
+encoder reads [prompt; text; images]. BART's position embedding and embedding norm are for the text alone (the norm for
+the prompt too); T5's relative position bias is zero wherever no two text positions meet.
 """
 
 from __future__ import annotations
@@ -123,6 +123,10 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         """
         language_model = _pretrained(name, kwargs)
         if extra_tokens:
+            # T5's configuration says "tied" whatever the file held, and resizing would go by it.
+            output = language_model.get_output_embeddings().weight
+            tied = output is language_model.get_input_embeddings().weight
+            language_model.config.tie_word_embeddings = tied
             words = language_model.get_input_embeddings().weight.shape[0]
             language_model.resize_token_embeddings(words + extra_tokens, mean_resizing=False)
         return cls(VisionSeq2SeqConfig(language_model.config, feature_width, images), language_model).eval()
@@ -169,7 +173,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         encoder from states that an earlier pass left (`capture`).
         """
         if prefix is not None:
-            encoder_outputs, attention_mask = self._resume(prefix)
+            encoder_outputs, attention_mask = self.resume(prefix)
         if encoder_outputs is not None:
             return self.language_model(
                 encoder_outputs=encoder_outputs, attention_mask=attention_mask, labels=labels, **kwargs
@@ -203,7 +207,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Hugging Face's `generate` on the language model, once the encoder has read text and images."""
         if prefix is not None:
-            encoder_outputs, attention_mask = self._resume(prefix)
+            encoder_outputs, attention_mask = self.resume(prefix)
         if encoder_outputs is None:
             if input_ids is None:
                 raise InputError("give input_ids, or encoder_outputs, or a prefix")
@@ -232,7 +236,8 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
             self.train(was_training)
         return Prefix(layers, states[0], mask, self._text_length)
 
-    def _resume(self, prefix: Prefix) -> tuple[BaseModelOutput, Tensor]:
+    def resume(self, prefix: Prefix) -> tuple[BaseModelOutput, Tensor]:
+        """The encoder's states from where a prefix left off, and the mask, as `encode` gives them."""
         self._text_length = prefix.text_length
         self._visual_length = prefix.states.shape[1] - prefix.text_length
         with resumed(self, find_stacks(self)["encoder"], prefix.layers, prefix.states):

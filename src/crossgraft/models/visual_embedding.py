@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crossgraft.errors import InputError
 
-BOX = 5  # x1, y1, x2, y2, area; all zero for grids
+BOX = 5  # x1, y1, x2, y2, area
 STD = 0.02  # of weights at the start, as the authors have it
 
 
@@ -36,10 +36,13 @@ class VisualEmbedding(nn.Module):
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor, words: nn.Embedding, boxes: Tensor | None = None) -> Tensor:
-        """features (B, I, T, g), boxes (B, I, T, 5) or None for zeros -> tokens (B, I * T, d).
+        """features (B, I, T, g), boxes (B, I, T, 5) or None -> tokens (B, I * T, d).
+
+        The authors give grids boxes of zeros. Their term is zero at the start and never more than a constant, but its
+        layer norm, at zero, multiplies gradients by 1 / sqrt(eps): it is left out, since `image_order` is a constant too.
 
         Raises:
-            InputError: features of another width, more images than there are orders, or more tokens an image than words.
+            InputError: features of another width, more images than orders, or more tokens than words.
         """
         batch, images, tokens, width = features.shape
         if width != self.feature_width:
@@ -49,8 +52,8 @@ class VisualEmbedding(nn.Module):
         count = words.weight.shape[0]
         if tokens > count:
             raise InputError(f"an image has {tokens} tokens, more than the vocabulary has words ({count})")
-        features = features.to(self.image_order.dtype)
-        boxes = features.new_zeros(batch, 1, 1, BOX) if boxes is None else boxes.to(features.dtype)
         order = words.weight[count - tokens :].flip(0)  # (T, d): the last word is the first object
-        embedded = self.feature(features) + self.box(boxes) + self.image_order[:images, None] + order
+        embedded = self.feature(features.to(self.image_order.dtype)) + self.image_order[:images, None] + order
+        if boxes is not None:
+            embedded = embedded + self.box(boxes.to(self.image_order.dtype))
         return embedded.reshape(batch, images * tokens, -1)

@@ -1,0 +1,42 @@
+"""A language model's configuration, also where no weights and no hub are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from crossgraft.errors import InputError
+from crossgraft.files import read_json
+from crossgraft.pocket.resolve import model_folder
+from crossgraft.pocket.sources import POCKET_MODELS
+
+FOLDER = Path(__file__).parent / "architectures"
+"""Configurations by the last part of a name; add a file to know another model without its weights."""
+
+
+def known_architectures() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def language_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model by pocket name, folder or Hugging Face name.
+
+    Raises:
+        InputError: no such model, or its configuration cannot be read.
+    """
+    short = name.rsplit("/", 1)[-1]
+    if not Path(name).is_dir() and (FOLDER / f"{short}.json").is_file() and name not in POCKET_MODELS:
+        values: dict[str, Any] = read_json(FOLDER / f"{short}.json")
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    try:
+        return AutoConfig.from_pretrained(model_folder(name))
+    except InputError:
+        raise
+    except Exception as error:  # transformers meets absent hubs and damaged files with nearly any exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"backbone {name!r}: its configuration cannot be had ({reason}); known without weights: "
+            f"{', '.join(known_architectures())}"
+        ) from error

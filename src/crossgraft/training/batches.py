@@ -1,0 +1,156 @@
+"""Batches of one task each: drawn in order of a seed and an epoch, tokenized when they are needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from crossgraft.errors import InputError
+from crossgraft.tasks import Example, Task
+from crossgraft.training.visual import VisualSource, pad
+
+IGNORED = -100  # labels with this value are no target
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where an example is: the name of its task in this run, its place in that task's list, and the epoch it is for."""
+
+    task: str
+    place: int
+    epoch: int
+
+
+class Rows(Dataset):  # type: ignore[type-arg]
+    """`Row` -> `Row`: what a batch needs is made by `Collator`, all at once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, row: Row) -> Row:
+        return row
+
+
+class TaskBatches(Sampler[list[Row]]):
+    """Batches of one task each.
+
+    Proportional sampling (the authors') shows every example once an epoch. The other two keep the number of batches and
+    share it out among the tasks by another rule, so that small tasks come round more than once and large ones are cut.
+
+    Args:
+        sizes: task -> number of examples.
+        batch_size: examples a batch; the last one of a task may be smaller.
+        seed: of the order.
+        sampling, temperature: as in `Training`.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        batch_size: int,
+        seed: int,
+        sampling: str = "proportional",
+        temperature: float = 2.0,
+    ) -> None:
+        if empty := [task for task, size in sizes.items() if not size]:
+            raise InputError(f"task {empty[0]!r} has no examples to train on")
+        if batch_size < 1:
+            raise InputError(f"training.batch_size is {batch_size}, expected at least 1")
+        if sampling == "temperature" and temperature <= 0:
+            raise InputError(f"training.temperature is {temperature}, expected a number above 0")
+        self.sizes, self.seed = dict(sizes), seed
+        self._rows = batch_size  # not `batch_size`: accelerate would take batches for equally large
+        own = {task: -(-size // batch_size) for task, size in self.sizes.items()}
+        power = {"proportional": 1.0, "temperature": 1 / temperature, "uniform": 0.0}[sampling]
+        weights = {task: count**power for task, count in own.items()}
+        scale = sum(own.values()) / sum(weights.values())
+        self.counts = own if power == 1 else {task: max(1, round(w * scale)) for task, w in weights.items()}
+        self.epoch = 0
+        self.world = 1  # processes that share the batches out; each has to get as many
+
+    def __len__(self) -> int:
+        return -(-sum(self.counts.values()) // self.world) * self.world
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        rng = random.Random(f"{self.seed} {self.epoch}")
+        batches = [batch for task in self.sizes for batch in self._of(task, rng)]
+        rng.shuffle(batches)
+        return iter(batches + batches[: len(self) - len(batches)])
+
+    def _of(self, task: str, rng: random.Random) -> list[list[Row]]:
+        places: list[int] = []
+        wanted = self.counts[task] * self._rows
+        while len(places) < wanted:
+            order = list(range(self.sizes[task]))
+            rng.shuffle(order)
+            places += order
+            if self.counts[task] == -(-self.sizes[task] // self._rows):
+                break  # once through, with a smaller last batch
+        starts = range(0, min(wanted, len(places)), self._rows)
+        return [[Row(task, place, self.epoch) for place in places[i : i + self._rows]] for i in starts]
+
+
+@dataclass
+class Collator:
+    """Rows of one task -> tensors for `VisionSeq2Seq`.
+
+    A batch holds: rows; task; input_ids, attention_mask (B, L); visual (B, I, T, g), visual_mask (B, I, T), unless
+    the task has no images; and for training labels (B, M) and weights (B,).
+    """
+
+    tasks: Mapping[str, Task]
+    examples: Mapping[str, Sequence[Example]]
+    tokenizer: Any
+    source: VisualSource
+    text_length: int
+    answer_length: int
+    seed: int
+    training: bool = True
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        (name,) = {row.task for row in rows}
+        task = self.tasks[name]
+        examples = [self.examples[name][row.place] for row in rows]
+        text = self.tokenizer(
+            [task.prefix + example.text for example in examples],
+            padding=True,
+            truncation=True,
+            max_length=task.question_length or self.text_length,
+            return_tensors="pt",
+        )
+        batch: dict[str, Any] = {
+            "rows": list(rows),
+            "task": name,
+            "input_ids": text.input_ids,
+            "attention_mask": text.attention_mask,
+        }
+        if any(example.images for example in examples):
+            features = [self.source.of(example, task.visual) for example in examples]
+            batch["visual"], batch["visual_mask"] = pad(features)
+        if self.training:
+            drawn = [task.draw(example, self._rng(row)) for example, row in zip(examples, rows, strict=True)]
+            batch["labels"] = self._labels([target for target, _ in drawn])
+            batch["weights"] = torch.tensor([weight for _, weight in drawn])
+        return batch
+
+    def _rng(self, row: Row) -> random.Random:
+        """Its own for each example and epoch, so that what is drawn depends on neither order nor a resumed run."""
+        return random.Random(f"{self.seed} {row.epoch} {row.task} {row.place}")
+
+    def _labels(self, targets: list[str]) -> Tensor:
+        tokens = self.tokenizer(
+            text_target=targets, padding=True, truncation=True, max_length=self.answer_length, return_tensors="pt"
+        )
+        return tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)

@@ -1,0 +1,214 @@
+"""Recipes: a run as a YAML file, changed by dotted `key=value` pairs, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from crossgraft.config import from_mapping
+from crossgraft.errors import InputError
+from crossgraft.methods import get_method
+from crossgraft.methods.base import Method
+from crossgraft.registry import nearest
+from crossgraft.tasks import get_task
+from crossgraft.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Visual:
+    """Where visual features come from.
+
+    `encoder`: a frozen encoder whose grids (or features, one token a frame) are computed from image files and kept in a
+    store; None: examples name arrays (.npy). `side`: grids are max-pooled to side x side tokens. `feature_width`: of
+    the features; needed where no encoder says it. `images`: most images an input holds. `dtype`: of the encoder.
+    """
+
+    encoder: str | None = None
+    side: int = 6
+    feature_width: int | None = None
+    images: int = 2
+    dtype: str = "float32"
+    store: Path | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. Defaults are VL-Adapter's where the paper has them.
+
+    `max_steps`, if given, stands over `epochs`. `sampling`: how often each task's batches come: in proportion to their
+    number, to its power 1 / `temperature`, or equally. `text_length`, `answer_length`: tokens after which texts are
+    cut, where a task does not say.
+    `dtype`: "bfloat16" trains under autocast. `checkpoint_steps`: steps between checkpoints (None: each epoch).
+    `patience`: epochs without a better mean validation score after which training stops (None: never).
+    `cache_frozen`: keep what frozen layers give, where that is always the same (`adapt.prefix`).
+    """
+
+    epochs: float = 20.0
+    max_steps: int | None = None
+    batch_size: int = 16
+    eval_batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 5.0
+    sampling: Literal["proportional", "temperature", "uniform"] = "proportional"
+    temperature: float = 2.0
+    text_length: int = 512
+    answer_length: int = 40
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    checkpoint_steps: int | None = None
+    validate: bool = True
+    validation_limit: int | None = None
+    patience: int | None = None
+    gradient_checkpointing: bool = False
+    cache_frozen: bool = True
+    log_steps: int = 50
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run: a frozen backbone, methods put into it, and tasks it learns.
+
+    `method`: options with "name", or a list of them that are active together. `also_train`: roles or patterns of
+    backbone parameters that are trained too. `tasks`: name in this run -> options with "task". `data`: what stands for
+    {data} in paths of tasks.
+    """
+
+    name: str
+    backbone: str
+    method: Any
+    visual: Visual = field(default_factory=Visual)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+    also_train: tuple[str, ...] = ("visual_embedding.*", "layer_norms")
+    extra_tokens: int = 0
+    data: str = "data"
+    out: Path | None = None
+    about: str = ""
+
+    @property
+    def out_folder(self) -> Path:
+        return self.out or Path("runs") / self.name
+
+    def methods(self) -> dict[str, Method]:
+        """Adapter's name -> method; several are named after their methods.
+
+        Raises:
+            InputError: no such method, or an unknown option.
+        """
+        listed = self.method if isinstance(self.method, list) else [self.method]
+        made: dict[str, Method] = {}
+        for entry in listed:
+            options = {"name": entry} if isinstance(entry, str) else entry
+            if not isinstance(options, Mapping) or "name" not in options:
+                raise InputError(f"{self.name}: method: expected options with a 'name', found {options!r:.60}")
+            cls = get_method(str(options["name"]))
+            if cls.name in made:
+                raise InputError(f"{self.name}: method: {cls.name} is listed twice")
+            own = {key: value for key, value in options.items() if key != "name"}
+            made[cls.name] = from_mapping(cls, own, f"{self.name}: method")
+        if not made:
+            raise InputError(f"{self.name}: method: none is named")
+        return made
+
+    def make_tasks(self) -> dict[str, Task]:
+        """Name in this run -> task.
+
+        Raises:
+            InputError: no such task, or an unknown option.
+        """
+        return {name: self._task(name, options) for name, options in self.tasks.items()}
+
+    def _task(self, name: str, options: Any) -> Task:
+        if not isinstance(options, Mapping) or "task" not in options:
+            raise InputError(f"{self.name}: tasks.{name}: expected options with a 'task', found {options!r:.60}")
+        if not name or "." in name:
+            raise InputError(f"{self.name}: tasks: {name!r} cannot be a task's name: it has to be text without dots")
+        own = {key: _placed(value, self.data) for key, value in options.items() if key != "task"}
+        return from_mapping(get_task(str(options["task"])), own, f"{self.name}: tasks.{name}")
+
+
+def _placed(value: Any, data: str) -> Any:
+    """{data} in every text."""
+    if isinstance(value, str):
+        return value.replace("{data}", data)
+    if isinstance(value, Mapping):
+        return {key: _placed(part, data) for key, part in value.items()}
+    return [_placed(part, data) for part in value] if isinstance(value, list) else value
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: key=value pairs, keys with dots, values in YAML: "training.epochs=3", "method.sharing=multiple".
+
+    Raises:
+        InputError: the file is missing or no YAML (with the line); an unknown key (with the nearest known one), or a
+            value of another kind.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    values = _yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a recipe holds keys and values; known keys: {_known()}")
+    for pair in overrides:
+        _override(values, pair)
+    return recipe_from(values, str(path))
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """A checked recipe from what a YAML file, or a run's recipe.json, holds."""
+    recipe = from_mapping(Recipe, values, where)
+    recipe.methods()
+    recipe.make_tasks()
+    return recipe
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{where}{line}: not YAML ({error.problem})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not YAML ({error})") from error
+
+
+def _override(values: dict[str, Any], pair: str) -> None:
+    key, equals, text = pair.partition("=")
+    if not equals or not key:
+        raise InputError(f"{pair!r} is no override; give key=value, such as training.epochs=3")
+    *path, last = key.split(".")
+    if path[:1] != [] and path[0] not in {item.name for item in fields(Recipe)}:
+        raise InputError(f"{pair}: unknown key {path[0]!r}; {nearest(path[0], _names())}known: {_known()}")
+    holder: Any = values
+    for part in path:
+        if isinstance(holder, dict) and isinstance(holder.get(part, {}), dict | list):
+            holder = holder.setdefault(part, {})
+        elif isinstance(holder, list) and part.isdecimal() and int(part) < len(holder):
+            holder = holder[int(part)]
+        else:
+            raise InputError(f"{pair}: {part!r} has nothing below it")
+    if not isinstance(holder, dict):
+        raise InputError(f"{pair}: {path[-1]!r} holds no keys")
+    holder[last] = _yaml(text, pair)
+
+
+def _names() -> list[str]:
+    return [item.name for item in fields(Recipe)]
+
+
+def _known() -> str:
+    return ", ".join(_names())

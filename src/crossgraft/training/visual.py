@@ -1,0 +1,155 @@
+"""Visual features of examples: from a store that is filled once, or from arrays that examples name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crossgraft.encoders.base import Encoder
+from crossgraft.encoders.extract import extract
+from crossgraft.encoders.load import load_encoder
+from crossgraft.encoders.pooled import PooledGrid, pool_grid
+from crossgraft.encoders.store import FeatureStore, default_store
+from crossgraft.errors import InputError
+from crossgraft.files import sha256_file
+from crossgraft.tasks import Example
+from crossgraft.tasks.video import read_features
+from crossgraft.training.recipe import Visual
+
+ARRAYS = (".npy", ".npz")
+IN_MEMORY = 2 * 2**30  # bytes of features that are held in memory; more stay on disk
+
+
+@dataclass
+class VisualSource:
+    """Gives the features of examples. Make one with `open`.
+
+    Attributes:
+        feature_width: g.
+        side: as in `Visual`.
+        fingerprint: of the encoder, or None where features came as arrays.
+    """
+
+    feature_width: int
+    side: int
+    store: FeatureStore | None = None
+    hash_of: dict[Path, str] | None = None
+    skipped: dict[Path, str] | None = None
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        self._held: dict[tuple[str, str], Tensor] = {}
+
+    @classmethod
+    def open(cls, visual: Visual, examples: Iterable[Example], *, device: str = "auto") -> VisualSource:
+        """Make ready what the examples need: image files are encoded, once, into a store.
+
+        Raises:
+            InputError: there are image files and no encoder; an array is no array or of another width.
+        """
+        paths = list(dict.fromkeys(path for example in examples for path in example.images))
+        arrays = [path for path in paths if path.suffix in ARRAYS]
+        images = [path for path in paths if path.suffix not in ARRAYS]
+        width = visual.feature_width
+        if images and visual.encoder is None:
+            raise InputError(
+                f"visual.encoder is needed: {images[0]} and {len(images) - 1} others are image files; name one, "
+                "such as pocket-clip"
+            )
+        if not images:
+            if arrays:
+                width = read_features(arrays[0]).shape[-1]
+            elif width is None and visual.encoder is not None:
+                width = known_width(visual)
+            if width is None:
+                raise InputError("visual.feature_width is needed: there is no encoder and no image that would say it")
+            return cls(width, visual.side)
+        encoder = _encoder(visual, device)
+        done = extract(images, encoder, visual.store or default_store(encoder), grid=True, wait=True)
+        skipped = {Path(str(entry["path"])): str(entry["reason"]) for entry in done.skipped}
+        source = cls(encoder.grid_shape[1], visual.side, done.store, done.hash_of, skipped, encoder.fingerprint)
+        if encoder.grid_shape[1] != encoder.feature_dim and width not in (None, encoder.grid_shape[1]):
+            raise InputError(f"visual.feature_width is {width}; {visual.encoder} gives {encoder.grid_shape[1]}")
+        source._hold()
+        return source
+
+    def unusable(self, example: Example) -> str | None:
+        """Why an example cannot be used, or None: a bad image costs that example, not the run."""
+        for path in example.images:
+            if self.skipped and path in self.skipped:
+                return f"{path}: {self.skipped[path]}"
+        return None
+
+    def identity(self, path: Path) -> str:
+        """Says what an image or array is, whatever it is called: the hash of its content."""
+        return (self.hash_of or {}).get(path) or sha256_file(path)
+
+    def of(self, example: Example, kind: str) -> Tensor:
+        """Features of an example: kind "grid": (I, T, g), "frames": (1, F, g)."""
+        parts = [self._one(path, kind, example.rows) for path in example.images]
+        return torch.stack(parts) if kind == "grid" else torch.cat(parts)[None]
+
+    def _one(self, path: Path, kind: str, rows: tuple[int, ...]) -> Tensor:
+        """An image's grid (T, g); as frames: its tokens (n, g), one for an image file."""
+        if path.suffix in ARRAYS:
+            array = torch.tensor(read_features(path, rows))
+            if array.shape[-1] != self.feature_width:
+                raise InputError(f"{path}: features are {array.shape[-1]} wide, expected {self.feature_width}")
+            return pool_grid(array, self.side) if kind == "grid" and len(array) != self.side**2 else array
+        assert self.store is not None
+        assert self.hash_of is not None
+        name = "grid" if kind == "grid" else "feature"
+        h = self.hash_of[path]
+        held = self._held.get((name, h))
+        found = held if held is not None else self.store.gather([h], name)[0]
+        return found if kind == "grid" else found[None]
+
+    def _hold(self) -> None:
+        """Keep all grids in memory if they are not too many."""
+        assert self.store is not None
+        assert self.hash_of is not None
+        hashes = list(dict.fromkeys(self.hash_of.values()))
+        tokens, width = self.store.plan.encoder.grid_shape
+        if hashes and len(hashes) * tokens * width * 4 <= IN_MEMORY:
+            grids, pooled = self.store.gather(hashes, "grid"), self.store.gather(hashes, "feature")
+            for row, h in enumerate(hashes):
+                self._held["grid", h], self._held["feature", h] = grids[row], pooled[row]
+
+
+def known_width(visual: Visual) -> int:
+    """The width of an encoder's grid, from what is known without its weights.
+
+    Raises:
+        InputError: it is not known.
+    """
+    from crossgraft.encoders.pocket import TOWERS
+    from crossgraft.pocket.sources import POCKET_MODELS
+
+    if visual.feature_width is not None:
+        return visual.feature_width
+    if visual.encoder in POCKET_MODELS and POCKET_MODELS[visual.encoder].wheels[0] in TOWERS:
+        return TOWERS[POCKET_MODELS[visual.encoder].wheels[0]].grid_shape[1]
+    if visual.encoder is None:
+        raise InputError("visual.feature_width is needed: no visual.encoder is named that would say it")
+    return load_encoder(visual.encoder, device="cpu").grid_shape[1]
+
+
+def _encoder(visual: Visual, device: str) -> Encoder:
+    assert visual.encoder is not None
+    return PooledGrid(load_encoder(visual.encoder, device=device, dtype=visual.dtype), visual.side)
+
+
+def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (I, T, g) of different I and T -> a batch (B, I, T, g) of the largest, and its mask (B, I, T)."""
+    images = max(part.shape[0] for part in features)
+    tokens = max(part.shape[1] for part in features)
+    batch = features[0].new_zeros(len(features), images, tokens, features[0].shape[2])
+    mask = torch.zeros(batch.shape[:3], dtype=torch.long)
+    for row, part in enumerate(features):
+        batch[row, : part.shape[0], : part.shape[1]] = part
+        mask[row, : part.shape[0], : part.shape[1]] = 1
+    return batch, mask
