@@ -146,26 +146,48 @@ def _placed(value: Any, data: str) -> Any:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
+    A recipe may name another one under "base", relative to its own folder, and then says only what is different: keys
+    below keys are merged, everything else is replaced.
+
     Args:
         path: the YAML file.
         overrides: key=value pairs, keys with dots, values in YAML: "training.epochs=3", "method.sharing=multiple".
 
     Raises:
-        InputError: the file is missing or no YAML (with the line); an unknown key (with the nearest known one), or a
+        InputError: a file is missing or no YAML (with the line); an unknown key (with the nearest known one), or a
             value of another kind.
     """
+    values = _read(path, ())
+    for pair in overrides:
+        _override(values, pair)
+    return recipe_from(values, str(path))
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe's values, laid over those of its base."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe") from None
+        raise InputError(f"{path}: no such recipe{f' (the base of {above[-1]})' if above else ''}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     values = _yaml(text, str(path))
     if not isinstance(values, dict):
         raise InputError(f"{path}: a recipe holds keys and values; known keys: {_known()}")
-    for pair in overrides:
-        _override(values, pair)
-    return recipe_from(values, str(path))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or path.resolve() in above:
+        raise InputError(f"{path}: base: expected another recipe's path, found {base!r:.60}")
+    return _merged(_read(path.parent / base, (*above, path.resolve())), values)
+
+
+def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
@@ -191,7 +213,7 @@ def _override(values: dict[str, Any], pair: str) -> None:
     if not equals or not key:
         raise InputError(f"{pair!r} is no override; give key=value, such as training.epochs=3")
     *path, last = key.split(".")
-    if path[:1] != [] and path[0] not in {item.name for item in fields(Recipe)}:
+    if path and path[0] not in _names():
         raise InputError(f"{pair}: unknown key {path[0]!r}; {nearest(path[0], _names())}known: {_known()}")
     holder: Any = values
     for part in path:

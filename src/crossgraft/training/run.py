@@ -69,7 +69,8 @@ def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], 
         named = {name: task for name, task in tasks.items() if split == "train" or task.has(split)}
         examples[split] = {name: task.load(split) for name, task in named.items()}
     everything = [example for parts in examples.values() for part in parts.values() for example in part]
-    source = VisualSource.open(recipe.visual, everything, device=device)
+    kinds = {task.visual for task in tasks.values()}
+    source = VisualSource.open(recipe.visual, everything, kinds, device=device)
     skipped = []
     for split, parts in examples.items():
         for name, part in parts.items():

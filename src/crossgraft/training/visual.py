@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.extract import extract
 from crossgraft.encoders.load import load_encoder
 from crossgraft.encoders.pooled import PooledGrid, pool_grid
@@ -45,8 +44,13 @@ class VisualSource:
         self._held: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
-    def open(cls, visual: Visual, examples: Iterable[Example], *, device: str = "auto") -> VisualSource:
+    def open(
+        cls, visual: Visual, examples: Iterable[Example], kinds: set[str], *, device: str = "auto"
+    ) -> VisualSource:
         """Make ready what the examples need: image files are encoded, once, into a store.
+
+        Args:
+            kinds: what tasks ask for, "grid" or "frames" or both.
 
         Raises:
             InputError: there are image files and no encoder; an array is no array or of another width.
@@ -54,26 +58,26 @@ class VisualSource:
         paths = list(dict.fromkeys(path for example in examples for path in example.images))
         arrays = [path for path in paths if path.suffix in ARRAYS]
         images = [path for path in paths if path.suffix not in ARRAYS]
-        width = visual.feature_width
-        if images and visual.encoder is None:
+        if not images:
+            width = read_features(arrays[0]).shape[-1] if arrays else known_width(visual)
+            return cls(_agreed(visual, width, str(arrays[0]) if arrays else "the encoder"), visual.side)
+        if visual.encoder is None:
             raise InputError(
                 f"visual.encoder is needed: {images[0]} and {len(images) - 1} others are image files; name one, "
                 "such as pocket-clip"
             )
-        if not images:
-            if arrays:
-                width = read_features(arrays[0]).shape[-1]
-            elif width is None and visual.encoder is not None:
-                width = known_width(visual)
-            if width is None:
-                raise InputError("visual.feature_width is needed: there is no encoder and no image that would say it")
-            return cls(width, visual.side)
-        encoder = _encoder(visual, device)
+        inner = load_encoder(visual.encoder, device=device, dtype=visual.dtype)
+        encoder = PooledGrid(inner, visual.side)
+        widths = {"grid": encoder.grid_shape[1], "frames": encoder.feature_dim}
+        if len({widths[kind] for kind in kinds}) > 1:
+            raise InputError(
+                f"{visual.encoder} gives grids {widths['grid']} and frames {widths['frames']} wide: tasks of images and of "
+                "videos cannot share a run with it"
+            )
+        width = _agreed(visual, widths[min(kinds)], visual.encoder)
         done = extract(images, encoder, visual.store or default_store(encoder), grid=True, wait=True)
         skipped = {Path(str(entry["path"])): str(entry["reason"]) for entry in done.skipped}
-        source = cls(encoder.grid_shape[1], visual.side, done.store, done.hash_of, skipped, encoder.fingerprint)
-        if encoder.grid_shape[1] != encoder.feature_dim and width not in (None, encoder.grid_shape[1]):
-            raise InputError(f"visual.feature_width is {width}; {visual.encoder} gives {encoder.grid_shape[1]}")
+        source = cls(width, visual.side, done.store, done.hash_of, skipped, encoder.fingerprint)
         source._hold()
         return source
 
@@ -138,9 +142,12 @@ def known_width(visual: Visual) -> int:
     return load_encoder(visual.encoder, device="cpu").grid_shape[1]
 
 
-def _encoder(visual: Visual, device: str) -> Encoder:
-    assert visual.encoder is not None
-    return PooledGrid(load_encoder(visual.encoder, device=device, dtype=visual.dtype), visual.side)
+def _agreed(visual: Visual, width: int, where: str) -> int:
+    if visual.feature_width not in (None, width):
+        raise InputError(
+            f"visual.feature_width is {visual.feature_width}, and {where} gives {width}; write visual.feature_width=null"
+        )
+    return width
 
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
