@@ -1,7 +1,8 @@
 """Modules at sites of a frozen transformer. Knows no method: those are in `crossgraft.methods`."""
 
-from crossgraft.adapt.adapted import AdaptedModel, Route
+from crossgraft.adapt.adapted import AdaptedModel
 from crossgraft.adapt.graft import Graft
+from crossgraft.adapt.routes import Route
 from crossgraft.adapt.sites import LAYOUTS, Layout, Site, Stack, find_sites, find_stacks, select_sites
 
 __all__ = [

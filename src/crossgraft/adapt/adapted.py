@@ -9,26 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
+from crossgraft.adapt.copies import Copies
 from crossgraft.adapt.graft import Graft
-from crossgraft.adapt.parameters import places_of, select_parameters
-from crossgraft.adapt.prompts import PromptHooks
-from crossgraft.adapt.sites import Site, find_sites, find_stacks
+from crossgraft.adapt.hooks import GraftHooks
+from crossgraft.adapt.parameters import select_parameters
+from crossgraft.adapt.routes import Route, Routes, Rows, routes_of
+from crossgraft.adapt.sites import find_sites, find_stacks
 from crossgraft.errors import InputError
 from crossgraft.registry import nearest
-
-
-class Route(NamedTuple):
-    """What a row passes through: adapters by name, in order, and the task whose weights they use."""
-
-    adapters: tuple[str, ...] = ()
-    task: str | None = None
 
 
 class AdaptedModel(nn.Module):
@@ -49,15 +42,10 @@ class AdaptedModel(nn.Module):
         self.stacks = find_stacks(backbone)
         self.sites = find_sites(backbone)
         self.grafts: nn.ModuleDict = nn.ModuleDict()
-        self._routes: Route | tuple[Route, ...] = Route()
-        self._last = Route()  # what `enable` goes back to
-        self._tuned: dict[str, dict[str, nn.Parameter]] = {}  # adapter -> parameter's name -> its copy
-        self._in_place: set[str] = set()  # adapters that train the backbone's own parameters
-        self._displaced: list[tuple[nn.Module, str, nn.Parameter]] = []  # originals whose place a copy has
-        self._site_hooks: dict[str, Any] = {}
-        self._row_hooks: list[Any] = []
-        self._prompt_hooks: PromptHooks | None = None
-        self._were_trainable = [name for name, value in backbone.named_parameters() if value.requires_grad]
+        self._hooks = GraftHooks(backbone, self.stacks, self.grafts)
+        self._copies = Copies(backbone)
+        self._enabled: Routes = Route()  # what `enable` goes back to
+        self._were_trainable = {name for name, value in backbone.named_parameters() if value.requires_grad}
         backbone.requires_grad_(False)
 
     # ---------------------------------------------------------------- adapters by name
@@ -72,41 +60,42 @@ class AdaptedModel(nn.Module):
             in_place: train those parameters themselves. It saves a copy of them, and the backbone is lost.
 
         Raises:
-            InputError: the name is taken or cannot be one; a pattern matches nothing.
+            InputError: the name is taken or cannot be one; a pattern matches nothing; the model has no such sites.
         """
         if name in self.grafts:
             raise InputError(f"there is an adapter {name!r} already; delete it, or choose another name")
-        if not name or "." in name:
-            raise InputError(f"{name!r} cannot be an adapter's name: it has to be some text without dots")
+        if not name or "." in name or hasattr(self.grafts, name):
+            raise InputError(
+                f"{name!r} cannot be an adapter's name: it has to be some text without dots, and no word that "
+                "torch.nn.ModuleDict has a use for"
+            )
         if in_place and self.grafts:
             raise InputError("training the backbone in place needs it without other adapters; detach them first")
+        if unknown := [site for site in graft.sites if site not in self.sites]:
+            raise InputError(f"the graft is for a site {unknown[0]!r}, which this model does not have")
+        tuned = select_parameters(self.backbone, tune)
+        self._hooks.add(graft)
         self._set_routes(Route())
         first = next(self.backbone.parameters())
-        tuned = select_parameters(self.backbone, tune)
-        parameters = dict(self.backbone.named_parameters())
-        if in_place:
-            self._in_place.add(name)
-            self._tuned[name] = {key: parameters[key].requires_grad_(True) for key in tuned}
-        else:
-            self._tuned[name] = {key: nn.Parameter(parameters[key].detach().clone()) for key in tuned}
+        self._copies.add(name, tuned, in_place=in_place)
         self.grafts[name] = graft.to(device=first.device, dtype=first.dtype)
-        for site in graft.sites.values():
-            self._hook(site)
-        if graft.prompted and self._prompt_hooks is None:
-            self._prompt_hooks = PromptHooks(self.backbone, self.stacks, self._prompt)
         self.set_active(name)
 
     def set_active(self, *names: str, task: str | None = None) -> None:
-        """Make these adapters, in this order, the ones that every row passes through; `task` as for `set_task`."""
-        self._set_routes(Route(self._known(names), task))
+        """Make these adapters, in this order, the ones that every row passes through; `task` as for `set_task`.
+
+        Raises:
+            InputError: an unknown adapter or task; one is named twice; two train the same parameter of the backbone.
+        """
+        self._set_routes(Route(names, task))
 
     def set_task(self, task: str | None) -> None:
         """The task of the batches to come, for adapters that have weights of their own for each task."""
-        if not isinstance(self._routes, Route):
+        if not isinstance(self.routes, Route):
             raise InputError("each row has a route of its own; call set_active first")
-        for name in self._routes.adapters:
-            self.grafts[name].check_task(task)
-        self._routes = self._last = self._routes._replace(task=task)
+        for name in self.routes.adapters:
+            self.grafts[name].check_task(task)  # type: ignore[operator]
+        self._hooks.routes = self._enabled = self.routes._replace(task=task)
 
     def set_rows(self, routes: Sequence[Route | str | None]) -> None:
         """A route for each row of the batches to come: an adapter's name, a `Route`, or None for the backbone alone.
@@ -114,63 +103,60 @@ class AdaptedModel(nn.Module):
         A batch whose rows were repeated (beams, several samples a prompt) repeats the routes likewise.
 
         Raises:
-            InputError: an unknown adapter or task; or one that trains the backbone in place.
+            InputError: as for `set_active`; an adapter trains the backbone in place.
         """
-        if not routes:
-            raise InputError("no routes were given; give one for each row of the batch")
-        rows = []
-        for route in routes:
-            row = route if isinstance(route, Route) else Route((route,) if route else ())
-            self._known(row.adapters)
-            rows.append(row)
-        if self._in_place:
-            raise InputError(f"{min(self._in_place)!r} trains the backbone in place, so no row can do without it")
-        self._set_routes(tuple(rows))
+        rows = Rows([route if isinstance(route, Route) else Route((route,) if route else ()) for route in routes])
+        if self._copies.in_place is not None:
+            raise InputError(f"{self._copies.in_place!r} trains the backbone in place, so no row can do without it")
+        for route in rows.routes:
+            for name in self._known(route.adapters):
+                self.grafts[name].check_task(route.task)  # type: ignore[operator]
+        self._set_routes(rows)
 
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the active adapters; empty if rows have routes of their own."""
-        return self._routes.adapters if isinstance(self._routes, Route) else ()
+        return self.routes.adapters if isinstance(self.routes, Route) else ()
+
+    @property
+    def routes(self) -> Routes:
+        """What batches pass through now: a `Route`, or `Rows`."""
+        return self._hooks.routes
 
     def disable(self) -> None:
-        """The backbone alone, until `enable` or `set_active`."""
+        """The backbone alone, until `enable` or a call that sets what is active."""
         self._refuse_in_place("disabled")
-        last = self._last
+        enabled = self._enabled
         self._set_routes(Route())
-        self._last = last
+        self._enabled = enabled
 
     def enable(self) -> None:
         """Undo `disable`."""
-        self._set_routes(self._last)
+        self._set_routes(self._enabled)
 
     @contextmanager
     def disabled(self) -> Iterator[AdaptedModel]:
         """The backbone alone, inside a `with`."""
-        before, last = self._routes, self._last
-        self.disable()
-        try:
+        with self.restoring_routes():
+            self.disable()
             yield self
+
+    @contextmanager
+    def restoring_routes(self) -> Iterator[None]:
+        """After the `with`, what is active is what was before."""
+        before, enabled = self.routes, self._enabled
+        try:
+            yield
         finally:
             self._set_routes(before)
-            self._last = last
+            self._enabled = enabled
 
     def delete(self, name: str) -> None:
-        """Take an adapter away."""
+        """Take an adapter away; what else is active stays so."""
         self._known((name,))
-        if name in self._in_place:
+        if name == self._copies.in_place:
             self._refuse_in_place("deleted")
-        remaining = tuple(other for other in self.active if other != name)
-        task = self._routes.task if isinstance(self._routes, Route) else None
-        self._set_routes(Route())
-        del self.grafts[name]
-        del self._tuned[name]
-        used = {site for graft in self.grafts.values() for site in graft.sites}
-        for site in [site for site in self._site_hooks if site not in used]:
-            self._site_hooks.pop(site).remove()
-        if self._prompt_hooks is not None and not any(graft.prompted for graft in self.grafts.values()):
-            self._prompt_hooks.remove()
-            self._prompt_hooks = None
-        self._set_routes(Route(remaining, task))
+        self._remove(name)
 
     def detach(self) -> nn.Module:
         """Take all adapters away -> the backbone, as it was before `AdaptedModel` was made of it."""
@@ -188,24 +174,26 @@ class AdaptedModel(nn.Module):
             InputError: it is of a kind that no change of weights equals (one with an activation in between).
         """
         self._known((name,))
-        graft = self.grafts[name]
+        graft: Graft = self.grafts[name]  # type: ignore[assignment]
         graft.check_task(task)
         if graft.prompted:
             raise InputError(f"{name!r} puts tokens before the text, which no change of weights equals")
         deltas = graft.deltas(task) if graft.sites else {}
-        tuned = self._tuned[name]
-        self._in_place.discard(name)
-        self.delete(name)
+        tuned = self._copies.of(name)
+        routes, enabled = self._remove(name)
+        self._set_routes(Route())  # what the places hold now are the backbone's own parameters
         parameters = dict(self.backbone.named_parameters())
         for key, copy in tuned.items():
             parameters[key].copy_(copy)
         for path, delta in deltas.items():
             self.backbone.get_submodule(path).weight += delta  # type: ignore[operator]
+        self._set_routes(routes)
+        self._enabled = enabled
 
     def tuned(self, name: str) -> dict[str, nn.Parameter]:
         """The parameters of the backbone that an adapter trains, by name: its copies of them."""
         self._known((name,))
-        return dict(self._tuned[name])
+        return self._copies.of(name)
 
     # ---------------------------------------------------------------- the model
 
@@ -220,39 +208,39 @@ class AdaptedModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "backbone":
+            if name == "backbone" or name.startswith("__"):
                 raise
             return getattr(self.backbone, name)
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
-        """As the backbone's, and safe for routes: a layer is computed again with the routes it was computed with."""
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """As the backbone's, and safe for tasks: a layer is computed again along the routes it was computed along.
+
+        Adapters that train copies of the backbone's parameters have to stay active until `backward` is done.
+        """
 
         def contexts() -> tuple[Any, Any]:
-            return nullcontext(), self._as_it_was(self._routes)
+            return nullcontext(), self._hooks.along(self.routes)
 
-        options = {"use_reentrant": False, "context_fn": contexts} | (kwargs.get("gradient_checkpointing_kwargs") or {})
-        self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+        options = {"use_reentrant": False, "context_fn": contexts} | (activation_checkpointing_kwargs or {})
+        if hasattr(self.backbone, "activation_checkpointing_enable"):
+            self.backbone.activation_checkpointing_enable(options, **kwargs)  # type: ignore[operator]
+        else:  # its name before transformers 5.20
+            self.backbone.gradient_checkpointing_enable(options, **kwargs)  # type: ignore[operator]
 
-    @contextmanager
-    def _as_it_was(self, routes: Route | tuple[Route, ...]) -> Iterator[None]:
-        now, self._routes = self._routes, routes
-        try:
-            yield
-        finally:
-            self._routes = now
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`, which trainers still call."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def _apply(self, fn: Any, recurse: bool = True) -> AdaptedModel:
         """`to`, `half`, ...: the originals move too while copies stand in their places, and so do idle copies."""
-        routes = self._routes
-        self._put_back()
-        super()._apply(fn, recurse)
-        with torch.no_grad():
-            for name, copies in self._tuned.items():
-                for copy in () if name in self._in_place else copies.values():
-                    copy.data = fn(copy.data)
-                    if copy.grad is not None:
-                        copy.grad.data = fn(copy.grad.data)
-        self._set_routes(routes)
+        with self.restoring_routes():
+            self._set_routes(Route())
+            super()._apply(fn, recurse)
+            self._copies.apply(fn, recurse)
         return self
 
     # ---------------------------------------------------------------- routes
@@ -267,167 +255,35 @@ class AdaptedModel(nn.Module):
         return names
 
     def _refuse_in_place(self, verb: str) -> None:
-        if self._in_place:
+        if self._copies.in_place is not None:
             raise InputError(
-                f"{min(self._in_place)!r} trained the backbone's own parameters and cannot be {verb}: "
+                f"{self._copies.in_place!r} trained the backbone's own parameters and cannot be {verb}: "
                 "load the backbone again"
             )
 
-    def _set_routes(self, routes: Route | tuple[Route, ...]) -> None:
-        self._put_back()
-        self._routes = routes
+    def _set_routes(self, routes: Routes) -> None:
+        """Everything that can be wrong is found before anything changes."""
+        for route in routes_of(routes):
+            if len(set(self._known(route.adapters))) < len(route.adapters):
+                raise InputError(f"{', '.join(route.adapters)}: an adapter is named twice; name each once")
+            self._copies.owners(route.adapters)
+            if route.task is not None:
+                for name in route.adapters:
+                    self.grafts[name].check_task(route.task)  # type: ignore[operator]
+        self._copies.put_back()
+        self._hooks.routes = self._enabled = routes
         if isinstance(routes, Route):
-            self._last = routes
-            self._put_in(routes.adapters)
+            self._copies.put_in(routes.adapters)
         else:
-            self._hook_rows(routes)
+            self._copies.hook_rows(routes, self._hooks)
 
-    def _put_in(self, names: tuple[str, ...]) -> None:
-        """Copies of the active adapters into the places of the originals."""
-        owner: dict[str, str] = {}
-        for name in names:
-            for key in self._tuned[name]:
-                if key in owner:
-                    raise InputError(f"{owner[key]!r} and {name!r} both train {key}: they cannot be active together")
-                owner[key] = name
-        copied = {key: name for key, name in owner.items() if name not in self._in_place}
-        for key, places in places_of(self.backbone, copied).items():
-            for module, leaf in places:
-                self._displaced.append((module, leaf, module._parameters[leaf]))  # type: ignore[arg-type]
-                module._parameters[leaf] = self._tuned[copied[key]][key]
-
-    def _put_back(self) -> None:
-        for module, leaf, original in self._displaced:
-            module._parameters[leaf] = original
-        self._displaced.clear()
-        for hook in self._row_hooks:
-            hook.remove()
-        self._row_hooks.clear()
-
-    def _hook_rows(self, routes: tuple[Route, ...]) -> None:
-        """Modules of which rows have trained copies compute those rows again, with the copies."""
-        copies: dict[nn.Module, dict[str, dict[str, nn.Parameter]]] = {}  # module -> adapter -> leaf -> copy
-        for name in dict.fromkeys(name for route in routes for name in route.adapters):
-            for key, places in places_of(self.backbone, self._tuned[name]).items():
-                for module, leaf in places:
-                    copies.setdefault(module, {}).setdefault(name, {})[leaf] = self._tuned[name][key]
-        for module, by_adapter in copies.items():
-            hook = partial(self._again_with_copies, by_adapter)
-            self._row_hooks.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
-
-    def _again_with_copies(
-        self, by_adapter: dict[str, dict[str, nn.Parameter]], module: nn.Module, args: Any, kwargs: Any, output: Any
-    ) -> Any:
-        if not isinstance(output, Tensor) or kwargs:
-            raise InputError(
-                f"{type(module).__name__} holds parameters that an adapter trains, and cannot compute rows of a batch "
-                "with different ones; run the adapters one after the other"
-            )
-        out = output.clone()
-        for route, rows in self._groups(output):
-            state = {leaf: copy for name in route.adapters for leaf, copy in by_adapter.get(name, {}).items()}
-            if state:
-                copies = {f"m.{leaf}": copy for leaf, copy in state.items()}
-                with self._as_it_was((route,)):  # modules inside it meet rows of this route only
-                    part = functional_call(_Unhooked(module), copies, args_of(args, rows))
-                out = out.index_copy(0, rows, part)
-        return out
-
-    def _groups(self, batch: Tensor) -> list[tuple[Route, Tensor]]:
-        """The distinct routes of a batch and the rows (n,) that take them."""
-        assert not isinstance(self._routes, Route)
-        routes, size = self._routes, batch.shape[0]
-        if size % len(routes):
-            raise InputError(f"a batch of {size} rows came where routes were set for {len(routes)}")
-        every = [route for route in routes for _ in range(size // len(routes))]
-        return [
-            (route, torch.tensor([row for row, other in enumerate(every) if other == route], device=batch.device))
-            for route in dict.fromkeys(every)
-        ]
-
-    # ---------------------------------------------------------------- hooks
-
-    def _hook(self, site: Site) -> None:
-        name = site.name
-        if name in self._site_hooks:
-            return
-        module = self.backbone.get_submodule(site.module)
-        # First of all hooks: transformers records hidden states by hooks of its own, which must see the change.
-        if site.before:
-            self._site_hooks[name] = module.register_forward_pre_hook(
-                lambda _, args, kwargs: self._before(name, args, kwargs), prepend=True, with_kwargs=True
-            )
-        else:
-            self._site_hooks[name] = module.register_forward_hook(
-                lambda _, args, kwargs, output: self._after(name, args, kwargs, output), prepend=True, with_kwargs=True
-            )
-
-    def _before(self, site: str, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (self._through(site, args[0], args[0]), *args[1:]), kwargs
-        changed = self._through(site, kwargs["hidden_states"], kwargs["hidden_states"])
-        return args, kwargs | {"hidden_states": changed}
-
-    def _after(self, site: str, args: Any, kwargs: Any, output: Any) -> Any:
-        given = args[0] if args else kwargs["hidden_states"]
-        if isinstance(output, tuple):
-            return (self._through(site, output[0], given), *output[1:])
-        return self._through(site, output, given)
-
-    def _through(self, site: str, hidden: Tensor, given: Tensor) -> Tensor:
-        if isinstance(self._routes, Route):
-            return self._along(self._routes, site, hidden, given)
-        out = hidden
-        for route, rows in self._groups(hidden):
-            if any(site in self.grafts[name].sites for name in route.adapters):
-                out = out.index_copy(0, rows, self._along(route, site, hidden[rows], given[rows]))
-        return out
-
-    def _along(self, route: Route, site: str, hidden: Tensor, given: Tensor) -> Tensor:
-        for name in route.adapters:
-            graft = self.grafts[name]
-            if site in graft.sites:
-                hidden = graft.change(graft.sites[site], hidden, given, route.task)
-        return hidden
-
-    def _prompt(self, stack: str, batch: Tensor) -> Tensor | None:
-        """The tokens (B, P, width) before a batch (B, ...) of a stack, or None."""
-        if isinstance(self._routes, Route):
-            tokens = self._prompt_of(self._routes, stack)
-            return None if tokens is None else tokens.expand(batch.shape[0], -1, -1)
-        parts = [(self._prompt_of(route, stack), rows) for route, rows in self._groups(batch)]
-        if all(tokens is None for tokens, _ in parts):
-            return None
-        lengths = {0 if tokens is None else len(tokens) for tokens, _ in parts}
-        if len(lengths) > 1:
-            raise InputError(f"rows have prompts of different lengths ({sorted(lengths)}), which one batch cannot hold")
-        whole = [tokens for tokens, _ in parts if tokens is not None]
-        out = whole[0].new_empty(batch.shape[0], *whole[0].shape)
-        for tokens, (_, rows) in zip(whole, parts, strict=True):
-            out = out.index_copy(0, rows, tokens.expand(len(rows), -1, -1))
-        return out
-
-    def _prompt_of(self, route: Route, stack: str) -> Tensor | None:
-        """All prompts of a route, one behind the other."""
-        tokens = [
-            self.grafts[name].prompt(stack, route.task)
-            for name in route.adapters
-            if stack in self.grafts[name].prompted
-        ]
-        return torch.cat(tokens) if tokens else None
-
-
-class _Unhooked(nn.Module):
-    """A module without its hooks: `functional_call` on the module itself would run them again."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.m = module
-
-    def forward(self, *args: Any) -> Any:
-        return self.m.forward(*args)
-
-
-def args_of(args: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
-    """These rows of each tensor."""
-    return tuple(value[rows] if isinstance(value, Tensor) else value for value in args)
+    def _remove(self, name: str) -> tuple[Routes, Routes]:
+        """Take an adapter away -> what is active without it, and what `enable` goes back to."""
+        routes, enabled = self.routes.without(name), self._enabled.without(name)
+        self._set_routes(Route())
+        del self.grafts[name]
+        self._copies.remove(name)
+        self._hooks.drop_unused()
+        self._set_routes(routes)
+        self._enabled = enabled
+        return routes, enabled

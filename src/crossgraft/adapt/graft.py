@@ -1,4 +1,4 @@
-"""What a method puts into a frozen model: a module that changes hidden states at sites, or puts tokens before a text."""
+"""What a method puts into a frozen model: a module that changes hidden states at sites, or tokens before a text."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ def select_parameters(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     Raises:
         InputError: a pattern matches nothing.
     """
+    if isinstance(patterns, str):
+        raise InputError(f"parameters: expected a list of patterns, found the text {patterns!r}; write [{patterns!r}]")
     parameters = [name for name, _ in model.named_parameters()]
     chosen: set[str] = set()
     for pattern in patterns:

@@ -1,8 +1,8 @@
 """Frozen layers need to be run once a sample, not once a step.
 
 Where nothing that is trained lies below layer k of a stack, the states entering layer k are the same in every epoch.
-`frozen_layers` finds k by itself; `captured` takes the states out of a pass, `resumed` starts a pass from them. The frozen
-layers then run as they do in evaluation, without dropout.
+`frozen_layers` finds k by itself; `captured` takes the states out of a pass, `resumed` starts a pass from them. The
+frozen layers then run as they do in evaluation, without dropout.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossgraft.adapt.adapted import AdaptedModel
+from crossgraft.adapt.graft import Graft
 from crossgraft.adapt.sites import Stack
 
 
@@ -31,7 +32,7 @@ def frozen_layers(model: AdaptedModel, stack: str = "encoder", *, unused: tuple[
     where = model.stacks[stack]
     first = where.n_layers
     for name in model.active:
-        graft = model.grafts[name]
+        graft: Graft = model.grafts[name]  # type: ignore[assignment]
         if any(parameter.requires_grad for parameter in graft.parameters()):
             if stack in graft.prompted:
                 return 0
@@ -104,7 +105,7 @@ def _idle(layer: nn.Module, states: Tensor, first: bool) -> Any:
     def forward(hidden: Tensor, mask: Any = None, position_bias: Any = None, *args: Any, **kwargs: Any) -> Any:
         # T5's first layer makes the position bias that all others use.
         if first:
-            attention: Any = layer.layer[0].SelfAttention  # type: ignore[index]
+            attention: Any = layer.get_submodule("layer.0.SelfAttention")
             position_bias = attention.compute_bias(states.shape[1], states.shape[1], device=states.device)
         return states, position_bias, None
 

@@ -58,6 +58,8 @@ class PromptHooks:
                 raise InputError(f"with a prompt, give {type(module).__name__} its arguments by name")
         embeds, ids = kwargs.get("inputs_embeds"), kwargs.get("input_ids")
         given = ids if embeds is None else embeds
+        if given is None:
+            raise InputError(f"{type(module).__name__} was given neither input_ids nor inputs_embeds; give one of them")
         tokens = self._prompt(self._stack.name, given)
         self._length = 0
         if tokens is None:

@@ -110,7 +110,7 @@ LAYOUTS: dict[str, Layout] = {
     **{f"{family}Decoder": _BART_DECODER for family in ("Bart", "MBart", "Marian")},
     **{f"{family}Model": _LLAMA for family in ("Llama", "Mistral", "Qwen2", "Qwen3")},
 }
-"""Class name of a stack -> its layout. A family of your own is one more entry. T5's one class of stack counts as two."""
+"""Class name of a stack -> its layout. A family of your own is one more entry. T5's one class of stack is two."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ def _layer_sites(model: nn.Module, stack: Stack, layer: int) -> list[Site]:
         for letter, linear in stack.layout.projections.get(sublayer, {}).items():
             module = model.get_submodule(_join(path, linear))
             found.append(site(f"{sublayer}.{letter}", _join(path, linear), module.in_features, module.out_features))  # type: ignore[arg-type]
-        found.append(site(sublayer, _join(path, where), width, width))
+        module = model.get_submodule(_join(path, where))
+        found.append(site(sublayer, _join(path, where), getattr(module, "in_features", width), width))
     return [*found, site("output", path, width, width)]
 
 
@@ -237,6 +238,8 @@ def select_sites(sites: Mapping[str, Site], patterns: Iterable[str]) -> dict[str
     Raises:
         InputError: a pattern matches nothing (a misspelt one must not go unnoticed).
     """
+    if isinstance(patterns, str):
+        raise InputError(f"sites: expected a list of patterns, found the text {patterns!r}; write [{patterns!r}]")
     chosen: dict[str, Site] = {}
     for pattern in patterns:
         matching = {name: site for name, site in sites.items() if _matches(pattern, name)}

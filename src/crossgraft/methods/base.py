@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from crossgraft.errors import InputError
 from crossgraft.registry import Registry
 
 Sharing = Literal["single", "multiple", "half_down", "half_up"]
-"""Whose weights tasks use: one set for all; a set each; the down- or the up-projection shared and the other their own."""
+"""Whose weights tasks use: one set for all; a set each; half of it shared, the down- or the up-projection."""
 
 Init = Literal["zero_up", "normal"]
 """How a new module starts: its last projection zero, so that nothing changes to the bit, or the authors' N(0, 0.02)."""
@@ -68,19 +68,30 @@ class PerTask(nn.ModuleDict):
         return self[SHARED] if SHARED in self else self[task]  # type: ignore[index]
 
 
-def own_tasks(sharing: Sharing, tasks: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tasks that have a down-projection, and an up-projection, of their own.
+class OwnTasks(NamedTuple):
+    """The tasks that have a down-projection, and an up-projection, of their own; none where all share one."""
+
+    down: tuple[str, ...]
+    up: tuple[str, ...]
+
+
+def own_tasks(sharing: Sharing, tasks: tuple[str, ...]) -> OwnTasks:
+    """Which tasks have weights of their own.
 
     Raises:
         InputError: `sharing` tells tasks apart and there are none, or one of them cannot be a name.
     """
-    if sharing != "single" and not tasks:
-        raise InputError(f"sharing {sharing!r} tells tasks apart, and none were named")
-    if bad := [task for task in tasks if not task or "." in task or task == SHARED]:
-        raise InputError(f"{bad[0]!r} cannot be a task's name here: text without dots, and not {SHARED!r}")
-    own = {"single": (False, False), "multiple": (True, True), "half_down": (False, True), "half_up": (True, False)}
-    down, up = own[sharing]
-    return tasks if down else (), tasks if up else ()
+    if sharing == "single":
+        return OwnTasks((), ())
+    if not tasks:
+        raise InputError(f"sharing is {sharing!r}, which tells tasks apart, and none were named; name tasks")
+    names = nn.ModuleDict()
+    if bad := [task for task in tasks if not task or "." in task or task == SHARED or hasattr(names, task)]:
+        raise InputError(
+            f"{bad[0]!r} cannot be a task's name here: expected text without dots, not {SHARED!r}, and no word that "
+            "torch.nn.ModuleDict has a use for"
+        )
+    return OwnTasks(down=() if sharing == "half_down" else tasks, up=() if sharing == "half_up" else tasks)
 
 
 def key_of(site: str) -> str:

@@ -1,9 +1,9 @@
 """Compacter: bottleneck adapters whose projections are sums of Kronecker products.
 
 Karimi Mahabadi, Henderson and Ruder, "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers", NeurIPS 2021.
-W = sum over i < k of kron(A_i, B_i), A_i (k, k), B_i (in / k, out / k). VL-Adapter's best setting is k = 2 with rules A of
-each projection's own and full B; Compacter's own variant shares the rules between all projections and makes each B_i the
-product of two thin matrices.
+W = sum over i < k of kron(A_i, B_i), A_i (k, k), B_i (in / k, out / k). VL-Adapter's best setting is k = 2 with rules A
+of each projection's own and full B; Compacter's own variant shares the rules between all projections and makes each B_i
+the product of two thin matrices.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from crossgraft.adapt import AdaptedModel, Graft, Site
 from crossgraft.errors import InputError
-from crossgraft.methods.adapter import Activation, activate, default_sites
-from crossgraft.methods.base import Init, Method, PerTask, Sharing, key_of, own_tasks, register_method
+from crossgraft.methods.base import Init, Method, OwnTasks, Sharing, own_tasks, register_method
+from crossgraft.methods.bottleneck import Activation, BottleneckGraft, default_sites, narrowed
+from crossgraft.methods.options import check_choice, check_number, check_whole
 
 
 @register_method("compacter")
@@ -28,8 +29,8 @@ class Compacter(Method):
     """Options of Compacter.
 
     `k`: how many Kronecker products are summed. `rank`: of each B, or None for full matrices (VL-Adapter).
-    `shared_rule`: one set of A for all projections (Compacter) or one each (VL-Adapter). `rule_std`: A ~ N(0, rule_std).
-    The others are those of `Adapter`.
+    `shared_rule`: one set of A for all projections (Compacter) or one each (VL-Adapter). `rule_std`: A is drawn from
+    N(0, rule_std). The others are those of `Adapter`.
     """
 
     k: int = 2
@@ -44,35 +45,43 @@ class Compacter(Method):
 
     paper: ClassVar[str] = "Karimi Mahabadi, Henderson and Ruder, NeurIPS 2021"
 
+    def __post_init__(self) -> None:
+        check_whole(1, k=self.k, reduction=self.reduction)
+        if self.rank is not None:
+            check_whole(1, rank=self.rank)
+        check_number(0, rule_std=self.rule_std)
+        check_choice(Activation, activation=self.activation)
+        check_choice(Sharing, sharing=self.sharing)
+        check_choice(Init, init=self.init)
+
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
         return CompacterGraft(default_sites(model, self.sites), own_tasks(self.sharing, tasks), self)
 
+    def projection(self, site: Site, up: bool) -> HypercomplexLinear:
+        """The down- or up-projection of a site.
 
-class CompacterGraft(Graft):
+        Raises:
+            InputError: k does not divide both widths.
+        """
+        width, narrow = site.width, narrowed(site.width, self.reduction)
+        if narrow % self.k or width % self.k:
+            raise InputError(
+                f"k is {self.k}, expected a divisor of both widths, {width} and {narrow} (reduction {self.reduction}); "
+                "choose another k or reduction"
+            )
+        n_in, n_out = (narrow, width) if up else (width, narrow)
+        return HypercomplexLinear(n_in, n_out, self, zero=up and self.init == "zero_up")
+
+
+class CompacterGraft(BottleneckGraft):
     """Bottlenecks of hypercomplex layers at sites."""
 
-    def __init__(self, sites: dict[str, Site], own: tuple[tuple[str, ...], tuple[str, ...]], config: Compacter) -> None:
-        super().__init__(sites, tasks=own[0] or own[1])
-        self.config = config
-        self.rule = (
-            nn.Parameter(torch.randn(config.k, config.k, config.k) * config.rule_std) if config.shared_rule else None
-        )
-        self.down = nn.ModuleDict({key_of(name): self._layers(site, own[0]) for name, site in sites.items()})
-        self.up = nn.ModuleDict({key_of(name): self._layers(site, own[1], up=True) for name, site in sites.items()})
+    def __init__(self, sites: dict[str, Site], own: OwnTasks, config: Compacter) -> None:
+        super().__init__(sites, own, config.activation, config.projection)
+        self.rule = _rule(config) if config.shared_rule else None
 
-    def _layers(self, site: Site, tasks: tuple[str, ...], up: bool = False) -> PerTask:
-        width, narrow, k = site.width, site.width // self.config.reduction, self.config.k
-        if narrow % k or width % k or not narrow:
-            raise InputError(f"k = {k} divides not both widths, {width} and {narrow}; choose another k or reduction")
-        sizes = (narrow, width) if up else (width, narrow)
-        zero = up and self.config.init == "zero_up"
-        return PerTask(lambda: HypercomplexLinear(*sizes, self.config, zero), tasks)
-
-    def change(self, site: Site, hidden: Tensor, given: Tensor, task: str | None) -> Tensor:
-        self.check_task(task)
-        key = key_of(site.name)
-        narrow = activate(self.config.activation, self.down[key].of(task)(hidden, self.rule))  # (B, L, r)
-        return hidden + self.up[key].of(task)(narrow, self.rule)
+    def project(self, projection: nn.Module, x: Tensor) -> Tensor:
+        return projection(x, self.rule)
 
 
 class HypercomplexLinear(nn.Module):
@@ -81,7 +90,7 @@ class HypercomplexLinear(nn.Module):
     def __init__(self, n_in: int, n_out: int, config: Compacter, zero: bool) -> None:
         super().__init__()
         k, rank = config.k, config.rank
-        self.rule = None if config.shared_rule else nn.Parameter(torch.randn(k, k, k) * config.rule_std)
+        self.rule = None if config.shared_rule else _rule(config)
         if rank is None:
             self.full = nn.Parameter(_xavier(k, n_in // k, n_out // k, zero))  # B
         else:
@@ -89,12 +98,20 @@ class HypercomplexLinear(nn.Module):
             self.right = nn.Parameter(_xavier(k, rank, n_out // k, zero))
         self.bias = nn.Parameter(torch.zeros(n_out))
 
-    def forward(self, x: Tensor, shared_rule: Tensor | None) -> Tensor:
+    def weight(self, shared_rule: Tensor | None = None) -> Tensor:
+        """(n_in, n_out): the sum over i of kron(A_i, B_i)."""
         rule = shared_rule if self.rule is None else self.rule
         factors = self.full if hasattr(self, "full") else self.left @ self.right  # (k, in / k, out / k)
-        weight = torch.einsum("iab,icd->acbd", rule, factors)  # sum of kron(A_i, B_i), its blocks unfolded
-        k, (_, rows, columns) = len(rule), factors.shape  # type: ignore[arg-type]
-        return functional.linear(x, weight.reshape(k * rows, k * columns).T, self.bias)
+        blocks = torch.einsum("iab,icd->acbd", rule, factors)  # (k, in / k, k, out / k)
+        return blocks.flatten(2, 3).flatten(0, 1)
+
+    def forward(self, x: Tensor, shared_rule: Tensor | None = None) -> Tensor:
+        return functional.linear(x, self.weight(shared_rule).T, self.bias)
+
+
+def _rule(config: Compacter) -> nn.Parameter:
+    """The matrices A, (k, k, k)."""
+    return nn.Parameter(torch.randn(config.k, config.k, config.k) * config.rule_std)
 
 
 def _xavier(k: int, n_in: int, n_out: int, zero: bool) -> Tensor:

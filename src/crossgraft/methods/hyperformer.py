@@ -1,9 +1,9 @@
 """Hyperformer: one small network writes the adapters of all tasks and layers.
 
 Karimi Mahabadi, Ruder, Dehghani and Henderson, "Parameter-efficient Multi-task Fine-tuning for Transformers via Shared
-Hypernetworks", ACL 2021, as VL-Adapter runs it: [task embedding; layer embedding] -> 128 -> ReLU -> 8 -> layer norm, and
-one linear head for each position (sublayer) and direction that writes a projection's weight and bias. Encoder and decoder
-have networks of their own; the task embeddings are common.
+Hypernetworks", ACL 2021, as VL-Adapter runs it: [task embedding; layer embedding] -> 128 -> ReLU -> 8 -> layer norm,
+and one linear head for each position (sublayer) and direction that writes a projection's weight and bias. Encoder and
+decoder have networks of their own; the task embeddings are common.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from crossgraft.adapt import AdaptedModel, Graft, Site, Stack
 from crossgraft.errors import InputError
-from crossgraft.methods.adapter import Activation, activate, default_sites
-from crossgraft.methods.base import Init, Method, register_method
+from crossgraft.methods.base import Init, Method, key_of, register_method
+from crossgraft.methods.bottleneck import Activation, activate, default_sites, narrowed
+from crossgraft.methods.options import check_choice, check_number, check_whole
 
 
 @register_method("hyperformer")
@@ -39,8 +40,21 @@ class Hyperformer(Method):
 
     paper: ClassVar[str] = "Karimi Mahabadi, Ruder, Dehghani and Henderson, ACL 2021"
 
+    def __post_init__(self) -> None:
+        check_whole(1, embedding=self.embedding, hidden=self.hidden, code=self.code, reduction=self.reduction)
+        check_number(0, std=self.std)
+        check_choice(Activation, activation=self.activation)
+        check_choice(Init, init=self.init)
+
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
-        return HyperformerGraft(default_sites(model, self.sites), model.stacks, tasks, self)
+        sites = default_sites(model, self.sites)
+        for name, site in sites.items():
+            if site.width != model.stacks[site.stack].width:
+                raise InputError(
+                    f"sites: {name!r} is {site.width} wide, and Hyperformer writes adapters for hidden states "
+                    f"({model.stacks[site.stack].width}); choose sublayers like *.feed_forward"
+                )
+        return HyperformerGraft(sites, model.stacks, tasks, self)
 
 
 class HyperformerGraft(Graft):
@@ -72,9 +86,7 @@ class Hypernetwork(nn.Module):
 
     def __init__(self, stack: Stack, parts: tuple[str, ...], config: Hyperformer) -> None:
         super().__init__()
-        self.width, self.narrow = stack.width, stack.width // config.reduction
-        if not self.narrow:
-            raise InputError(f"reduction {config.reduction}: no bottleneck is left of {stack.width} hidden units")
+        self.width, self.narrow = stack.width, narrowed(stack.width, config.reduction)
         self.layer_embedding = nn.Parameter(torch.randn(stack.n_layers, config.embedding))
         self.encode = nn.Sequential(
             nn.Linear(2 * config.embedding, config.hidden),
@@ -90,13 +102,13 @@ class Hypernetwork(nn.Module):
                     zero = direction == "up" and config.init == "zero_up"
                     nn.init.normal_(head.weight, std=0.0 if zero else config.std)
                     nn.init.zeros_(head.bias)
-                    self.heads[f"{part}_{direction}_{what}"] = head
+                    self.heads[f"{key_of(part)}_{direction}_{what}"] = head
 
     def forward(self, task: Tensor, layer: int, part: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         code = self.encode(torch.cat((task, self.layer_embedding[layer])))  # (8,)
 
         def write(direction: str, rows: int) -> tuple[Tensor, Tensor]:
-            weight = self.heads[f"{part}_{direction}_weight"](code).view(rows, -1)
-            return weight, self.heads[f"{part}_{direction}_bias"](code)
+            head = f"{key_of(part)}_{direction}"
+            return self.heads[f"{head}_weight"](code).view(rows, -1), self.heads[f"{head}_bias"](code)
 
         return write("down", self.narrow), write("up", self.width)

@@ -1,7 +1,7 @@
 """LoRA: low-rank changes of the attention's projections, with peft's own layers underneath.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022. peft makes, initialises, scales and merges the
-matrices; they act through our hooks, so no module of the backbone is replaced and no key of its state dict changes.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022. peft makes, initialises, scales and merges
+the matrices; they act through our hooks, so no module of the backbone is replaced and no key of its state dict changes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crossgraft.adapt import AdaptedModel, Graft, Site, select_sites
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.methods.base import SHARED, Method, Sharing, key_of, own_tasks, register_method
+from crossgraft.methods.options import check_number, check_pairs, check_whole
 
 
 @register_method("lora")
@@ -33,10 +34,13 @@ class LoRA(Method):
 
     paper: ClassVar[str] = "Hu et al., ICLR 2022; implemented by peft"
 
+    def __post_init__(self) -> None:
+        check_whole(1, r=self.r, alpha=self.alpha)
+        check_number(0, 1, dropout=self.dropout)
+        check_pairs(self.sharing, "LoRA's matrices are peft's, which go in pairs")
+
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
-        if self.sharing not in ("single", "multiple"):
-            raise InputError(f"peft's matrices go in pairs: sharing {self.sharing!r} is not for LoRA")
-        own, _ = own_tasks(self.sharing, tasks)
+        own = own_tasks(self.sharing, tasks).down
         if self.sites is None:
             sites = {
                 name: site for name, site in model.sites.items() if site.part.endswith(("attention.q", "attention.v"))
@@ -46,7 +50,7 @@ class LoRA(Method):
         modules = {name: model.backbone.get_submodule(site.module) for name, site in sites.items()}
         if others := [name for name, module in modules.items() if not isinstance(module, nn.Linear)]:
             raise InputError(
-                f"LoRA is for linear layers, and {others[0]} is none; choose projections like *.self_attention.q"
+                f"sites: LoRA is for linear layers, and {others[0]} is none; choose projections like *.self_attention.q"
             )
         return LoRAGraft(sites, modules, own, self)
 
@@ -64,7 +68,8 @@ class LoRAGraft(Graft):
 
     def change(self, site: Site, hidden: Tensor, given: Tensor, task: str | None) -> Tensor:
         self.check_task(task)
-        layer, key = self.layers[key_of(site.name)], task if self.tasks else SHARED
+        layer: Any = self.layers[key_of(site.name)]
+        key = task if self.tasks else SHARED
         low = layer.lora_A[key](layer.lora_dropout[key](given))  # (B, L, r)
         return hidden + layer.lora_B[key](low) * layer.scaling[key]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from crossgraft.adapt import AdaptedModel, Graft
+from crossgraft.errors import InputError
 from crossgraft.methods.base import Method, register_method
 
 
@@ -22,6 +23,14 @@ class BitFit(_ParametersOnly):
 
     paper: ClassVar[str] = "Ben Zaken, Goldberg and Ravfogel, ACL 2022"
     tunes: ClassVar[tuple[str, ...]] = ("biases",)
+
+    def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
+        if not any(name.endswith(".bias") for name, _ in model.backbone.named_parameters()):
+            raise InputError(
+                f"bitfit trains biases, and a {type(model.backbone).__name__} has none; choose another method, such as "
+                "lora or adapter"
+            )
+        return super().graft(model, tasks)
 
 
 @register_method("full")

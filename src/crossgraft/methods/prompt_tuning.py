@@ -1,8 +1,8 @@
 """Prompt tuning: trained tokens before the text, written by a small network.
 
 Lester, Al-Rfou and Constant, "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021; with the
-reparametrisation of Li and Liang (prefix tuning, ACL 2021) as VL-Adapter has it: Embedding(40, d) -> Linear(800) -> tanh
--> Linear(d). With sharing "multiple" these are task-specific prompts, which may be active together with adapters.
+reparametrisation of Li and Liang (prefix tuning, ACL 2021) as VL-Adapter has it: Embedding(40, d) -> Linear(800) ->
+tanh -> Linear(d). With sharing "multiple" these are task-specific prompts, which may be active together with adapters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crossgraft.adapt import AdaptedModel, Graft
 from crossgraft.errors import InputError
 from crossgraft.methods.base import Method, PerTask, Sharing, own_tasks, register_method
+from crossgraft.methods.options import check_number, check_pairs, check_whole
 
 
 @register_method("prompt")
@@ -31,16 +32,17 @@ class Prompt(Method):
 
     paper: ClassVar[str] = "Lester, Al-Rfou and Constant, EMNLP 2021; reparametrised as by Li and Liang, ACL 2021"
 
+    def __post_init__(self) -> None:
+        check_whole(1, length=self.length)
+        check_whole(0, hidden=self.hidden)
+        check_number(0, std=self.std)
+        check_pairs(self.sharing, "prompts have no down- and up-projection")
+
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
-        if self.sharing not in ("single", "multiple"):
-            raise InputError(f"prompts have no down- and up-projection: sharing {self.sharing!r} is not for them")
-        if self.length < 1:
-            raise InputError(f"length is {self.length}, expected at least 1 token")
         stack = model.stacks.get("encoder") or model.stacks.get("decoder")
         if stack is None:
             raise InputError(f"prompts go before the text of a language model; this one has {', '.join(model.stacks)}")
-        own, _ = own_tasks(self.sharing, tasks)
-        return PromptGraft(stack.name, stack.width, own, self)
+        return PromptGraft(stack.name, stack.width, own_tasks(self.sharing, tasks).down, self)
 
 
 class PromptGraft(Graft):

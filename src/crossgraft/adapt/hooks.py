@@ -1,0 +1,139 @@
+"""How grafts act: hooks on a backbone's modules that send hidden states along the routes of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossgraft.adapt.graft import Graft
+from crossgraft.adapt.prompts import PromptHooks
+from crossgraft.adapt.routes import Route, Routes
+from crossgraft.adapt.sites import Site, Stack
+from crossgraft.errors import InputError
+
+
+class GraftHooks:
+    """The hooks at all sites that any graft uses.
+
+    They are bound methods and no closures, so that a deep copy of a model has hooks of its own.
+
+    Args:
+        backbone: the model that is hooked.
+        stacks: its stacks.
+        grafts: adapter -> its graft; the hooks see what is added to it later.
+
+    Attributes:
+        routes: what the batches to come pass through.
+    """
+
+    def __init__(self, backbone: nn.Module, stacks: Mapping[str, Stack], grafts: nn.ModuleDict) -> None:
+        self._backbone, self._stacks, self._grafts = backbone, stacks, grafts
+        self.routes: Routes = Route()
+        self._at_sites: dict[str, Any] = {}
+        self._at_prompts: PromptHooks | None = None
+
+    def add(self, graft: Graft) -> None:
+        """Hook what a graft needs and no other has hooked yet."""
+        if graft.prompted and self._at_prompts is None:
+            self._at_prompts = PromptHooks(self._backbone, self._stacks, self._prompt)
+        for name, site in graft.sites.items():
+            if name not in self._at_sites:
+                self._at_sites[name] = self._hook(site)
+
+    def drop_unused(self) -> None:
+        """Unhook what no graft needs any more."""
+        used = {site for graft in self._grafts.values() for site in graft.sites}  # type: ignore[union-attr]
+        for site in [site for site in self._at_sites if site not in used]:
+            self._at_sites.pop(site).remove()
+        if self._at_prompts is not None and not any(graft.prompted for graft in self._grafts.values()):
+            self._at_prompts.remove()
+            self._at_prompts = None
+
+    def along(self, routes: Routes) -> Along:
+        """A context in which batches take these routes; it can be entered again."""
+        return Along(self, routes)
+
+    # ---------------------------------------------------------------- sites
+
+    def _hook(self, site: Site) -> Any:
+        module = self._backbone.get_submodule(site.module)
+        # First of all hooks: transformers records hidden states by hooks of its own, which must see the change.
+        if site.before:
+            return module.register_forward_pre_hook(partial(self._before, site.name), prepend=True, with_kwargs=True)
+        return module.register_forward_hook(partial(self._after, site.name), prepend=True, with_kwargs=True)
+
+    def _before(self, site: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        given = args[0] if args else kwargs["hidden_states"]
+        changed = self._change(site, given, given)
+        return ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+
+    def _after(self, site: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        given = args[0] if args else kwargs["hidden_states"]
+        if isinstance(output, tuple):
+            return (self._change(site, output[0], given), *output[1:])
+        return self._change(site, output, given)
+
+    def _change(self, site: str, hidden: Tensor, given: Tensor) -> Tensor:
+        """hidden (B, L, width) at a site, given (B, L, width_in) -> what the rows' adapters make of it."""
+        if isinstance(self.routes, Route):
+            return self._along(self.routes, site, hidden, given)
+        out = hidden
+        for route, rows in self.routes.groups(hidden):
+            if any(site in self._grafts[name].sites for name in route.adapters):  # type: ignore[operator]
+                out = out.index_copy(0, rows, self._along(route, site, hidden[rows], given[rows]))
+        return out
+
+    def _along(self, route: Route, site: str, hidden: Tensor, given: Tensor) -> Tensor:
+        for name in route.adapters:
+            graft: Graft = self._grafts[name]  # type: ignore[assignment]
+            if site in graft.sites:
+                hidden = graft.change(graft.sites[site], hidden, given, route.task)
+        return hidden
+
+    # ---------------------------------------------------------------- prompts
+
+    def _prompt(self, stack: str, batch: Tensor) -> Tensor | None:
+        """The tokens (B, P, width) before a batch (B, ...) of a stack, or None."""
+        if isinstance(self.routes, Route):
+            tokens = self._tokens(self.routes, stack)
+            return None if tokens is None else tokens.expand(batch.shape[0], -1, -1)
+        groups = [(self._tokens(route, stack), rows) for route, rows in self.routes.groups(batch)]
+        parts = [(tokens, rows) for tokens, rows in groups if tokens is not None]
+        if not parts:
+            return None
+        lengths = {0 if tokens is None else len(tokens) for tokens, _ in groups}
+        if len(lengths) > 1:
+            raise InputError(
+                f"rows have prompts of different lengths ({sorted(lengths)}), which one batch cannot hold; "
+                "put rows whose prompts are equally long into one batch"
+            )
+        out = parts[0][0].new_empty(batch.shape[0], *parts[0][0].shape)
+        for tokens, rows in parts:
+            out = out.index_copy(0, rows, tokens.expand(len(rows), -1, -1))
+        return out
+
+    def _tokens(self, route: Route, stack: str) -> Tensor | None:
+        """All prompts of a route (P, width), one behind the other."""
+        grafts: list[Graft] = [self._grafts[name] for name in route.adapters]  # type: ignore[misc]
+        tokens = [graft.prompt(stack, route.task) for graft in grafts if stack in graft.prompted]
+        return torch.cat(tokens) if tokens else None
+
+
+class Along(AbstractContextManager[None]):
+    """See `GraftHooks.along`. No generator, since checkpointing enters the same context once a backward pass."""
+
+    def __init__(self, hooks: GraftHooks, routes: Routes) -> None:
+        self._hooks, self._routes = hooks, routes
+        self._outside: list[Routes] = []
+
+    def __enter__(self) -> None:
+        self._outside.append(self._hooks.routes)
+        self._hooks.routes = self._routes
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.routes = self._outside.pop()
