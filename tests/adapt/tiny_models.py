@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,7 +82,12 @@ CAUSAL = ("llama", "qwen2", "mistral")
 
 
 def backbone(family: str, seed: int = 0) -> nn.Module:
-    """A frozen-looking backbone in eval mode, with weights large enough that outputs differ."""
+    """A backbone in eval mode, with weights large enough that outputs differ."""
+    return deepcopy(_made(family, seed))  # faster than making it
+
+
+@cache
+def _made(family: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = BACKBONES[family]().eval()
     with torch.no_grad():

@@ -40,7 +40,7 @@ class Graft(nn.Module):
         """Module path -> what to add to its weight so that the graft can be left out.
 
         Raises:
-            InputError: no such sum exists.
+            InputError: no such sum exists; no such task.
         """
         raise InputError(f"{type(self).__name__} is not linear in its input, so it cannot be merged into the weights")
 

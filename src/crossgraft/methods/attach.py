@@ -73,11 +73,19 @@ def attach(
     model.add(name, graft, tune=(*method.tunes, *origin.also_train), in_place=method.in_place)
 
 
-def parameter_counts(model: AdaptedModel) -> dict[str, Any]:
-    """{"trainable", "total", "percent"}: of the active adapters, and of the backbone with all that was added."""
-    parameters = list(model.parameters())
-    total = sum(parameter.numel() for parameter in parameters)
-    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+def parameter_counts(model: AdaptedModel, *names: str) -> dict[str, Any]:
+    """What adapters train, by default the active ones, and the backbone with what they put in.
+
+    Returns:
+        {"trainable", "total", "percent"}.
+    """
+    names = names or model.active
+    total = sum(value.numel() for value in model.backbone.parameters())
+    trainable = sum(value.numel() for name in names for value in model.tuned(name).values())
+    for name in names:
+        added = list(model.grafts[name].parameters())
+        total += sum(value.numel() for value in added)
+        trainable += sum(value.numel() for value in added if value.requires_grad)
     return {"trainable": trainable, "total": total, "percent": 100 * trainable / total}
 
 
@@ -136,7 +144,7 @@ def save_adapter(model: AdaptedModel, name: str, folder: str | Path, *, extra: M
             "name": backbone,
             "fingerprint": frozen_fingerprint(model.backbone, model, name),
         },
-        "parameters": parameter_counts(model),
+        "parameters": parameter_counts(model, name),
         "extra": dict(extra or {}),
     }
     # Cloned, because safetensors refuses tensors that share memory.

@@ -74,6 +74,7 @@ class LoRAGraft(Graft):
         return hidden + layer.lora_B[key](low) * layer.scaling[key]
 
     def deltas(self, task: str | None) -> dict[str, Tensor]:
+        self.check_task(task)
         key = task if self.tasks else SHARED
         return {
             site.module: self.layers[key_of(name)].get_delta_weight(key)  # type: ignore[operator]

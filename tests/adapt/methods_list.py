@@ -1,0 +1,62 @@
+"""Every method with small options, and what families it is not for."""
+
+from __future__ import annotations
+
+import torch
+from tiny_models import backbone
+
+from crossgraft.adapt import AdaptedModel
+from crossgraft.methods.adapter import Adapter
+from crossgraft.methods.attach import attach
+from crossgraft.methods.base import Method
+from crossgraft.methods.compacter import Compacter
+from crossgraft.methods.hyperformer import Hyperformer
+from crossgraft.methods.lora import LoRA
+from crossgraft.methods.parameters_only import BitFit, FullFineTuning
+from crossgraft.methods.prompt_tuning import Prompt
+
+METHODS: dict[str, Method] = {
+    "adapter": Adapter(reduction=4),
+    "adapter-multiple": Adapter(reduction=4, sharing="multiple"),
+    "adapter-half": Adapter(reduction=4, sharing="half_up"),
+    "compacter": Compacter(reduction=4),
+    "compacter-paper": Compacter(reduction=4, rank=1, shared_rule=True, sharing="multiple"),
+    "hyperformer": Hyperformer(embedding=6, hidden=5, code=4, reduction=4),
+    "lora": LoRA(r=3, dropout=0.0),
+    "lora-multiple": LoRA(r=3, dropout=0.0, sharing="multiple"),
+    "prompt": Prompt(length=3, hidden=8),
+    "prompt-multiple": Prompt(length=2, hidden=0, sharing="multiple"),
+    "bitfit": BitFit(),
+    "full": FullFineTuning(),
+}
+TASKS = ("a", "b")
+WITHOUT_BIASES = ("t5", "llama", "mistral")
+SINGLE_TOWERS = ("clip-text", "clip-vision")
+
+
+def fits(method: str, family: str) -> bool:
+    """Whether a family has what a method needs."""
+    if METHODS[method].name == "prompt":
+        return family not in SINGLE_TOWERS
+    return method != "bitfit" or family not in WITHOUT_BIASES
+
+
+def adapted(method: str, family: str, *, moved: bool = True, seed: int = 0) -> AdaptedModel:
+    """A backbone with one adapter whose weights, if `moved`, are not those of the start."""
+    model = AdaptedModel(backbone(family))
+    torch.manual_seed(seed)
+    also = ("layer_norms",) if method in ("adapter", "lora") else ()
+    attach(model, "new", METHODS[method], tasks=TASKS, also_train=also)
+    model.set_task("a")
+    if moved:
+        move(model, seed)
+    return model.eval()
+
+
+def move(model: AdaptedModel, seed: int) -> None:
+    """Noise on everything that is trained."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
