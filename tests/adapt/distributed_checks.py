@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from tiny_models import backbone, inputs, output
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from crossgraft.adapt import AdaptedModel
@@ -91,10 +91,7 @@ def check_ddp(case: str, share: slice) -> dict[str, bool]:
 def check_fsdp(case: str, share: slice, folder: Path) -> dict[str, bool]:
     """Layers and the whole are sharded; gradients, an optimizer's step, and the saved files are as of one process."""
     one, model = adapted(case), adapted(case)
-    for stack in model.stacks.values():
-        for layer in range(stack.n_layers):
-            fully_shard(model.backbone.get_submodule(stack.layer_path(layer)))
-    fully_shard(model)
+    shard(model)
     results = {}
     for task in TASKS[:2]:
         model.set_task(task)
@@ -128,6 +125,38 @@ def check_fsdp(case: str, share: slice, folder: Path) -> dict[str, bool]:
     return results
 
 
+def check_switching() -> dict[str, bool]:
+    """Of a sharded model adapters without copies can be switched, and it generates."""
+    models = []
+    for sharded in (False, True):
+        model = AdaptedModel(backbone("t5"))
+        torch.manual_seed(1)
+        for name in ("one", "two"):
+            attach(model, name, Adapter(reduction=4, init="normal", std=0.3))
+        if sharded:
+            shard(model.eval())
+            register_fsdp_forward_method(model, "generate")
+        models.append(model.eval())
+    results = {}
+    for active in (("one",), ("two",), (), ("one", "two")):
+        with torch.no_grad():
+            for model in models:
+                model.set_active(*active)
+            found, expected = (output("t5", model, inputs("t5")) for model in models)
+            results[f"fsdp switched to {active}"] = torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+            written = [model.generate(**inputs("t5"), max_new_tokens=3, do_sample=False) for model in models]
+            results[f"fsdp generates with {active}"] = torch.equal(*written)
+    return results
+
+
+def shard(model: AdaptedModel) -> None:
+    """Layers one by one, then the whole."""
+    for stack in model.stacks.values():
+        for layer in range(stack.n_layers):
+            fully_shard(model.backbone.get_submodule(stack.layer_path(layer)))
+    fully_shard(model)
+
+
 def step(model: AdaptedModel) -> None:
     torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1e-3).step()
 
@@ -141,6 +170,7 @@ def main(folder: Path) -> None:
     for case in CASES:
         results |= check_ddp(case, share)
         results |= check_fsdp(case, share, folder)
+    results |= check_switching()
     dist.barrier()
     (folder / f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
