@@ -12,7 +12,7 @@ from crossgraft.tasks import (  # noqa: F401  (each registers its tasks)
     video_qa,
     vqav2,
 )
-from crossgraft.tasks.base import Decoding, Example, Task
+from crossgraft.tasks.base import Decoding, Example, NoSuchSplit, Task
 from crossgraft.tasks.registry import TASKS, get_task, register_task
 
-__all__ = ["TASKS", "Decoding", "Example", "Task", "get_task", "register_task"]
+__all__ = ["TASKS", "Decoding", "Example", "NoSuchSplit", "Task", "get_task", "register_task"]

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from crossgraft.errors import InputError
+
+
+class NoSuchSplit(InputError):  # noqa: N818  (it names what is the case)
+    """A task has no examples in a split. A run can do without val and test."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -72,16 +78,13 @@ class Task(ABC):
         """How answers are made; greedy and open unless a task says otherwise."""
         return Decoding()
 
-    def has(self, split: str) -> bool:
-        """Whether the recipe names a split. Of a file that states its own splits, only `load` can tell."""
-        return True
-
     @abstractmethod
     def load(self, split: str) -> list[Example]:
         """Read a split ("train", "val" or "test").
 
         Raises:
-            InputError: the recipe names no such split; a file is missing or not in the official layout (file and line
+            NoSuchSplit: the recipe, or the file, has no such split, or nothing falls into it.
+            InputError: a file is missing or not in the official layout (file and line
                 or key are named); questions and annotations do not belong together; an image file is missing (how many,
                 and the first).
         """

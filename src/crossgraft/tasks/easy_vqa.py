@@ -57,9 +57,6 @@ class EasyVqa(OneFileTask):
         if self.images is not None:
             raise InputError("images: the images of easy-VQA lie in 'data'; leave 'images' out")
 
-    def has(self, split: str) -> bool:
-        return split == "test" or super().has(split)
-
     def load(self, split: str) -> list[Example]:
         """Read a split, see `Task.load`; ids are the places of questions in the file of train or test, from 0."""
         check_split(split, self.name)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from crossgraft.errors import InputError
 from crossgraft.registry import nearest
-from crossgraft.tasks.base import Task
+from crossgraft.tasks.base import NoSuchSplit, Task
 from crossgraft.tasks.files import Paths, Row
 from crossgraft.tasks.images import ImageFolders
 
@@ -69,18 +69,14 @@ class FilesTask(Task):
                     f"splits: unknown split {key!r}; {nearest(str(key), SPLITS)}known: {', '.join(SPLITS)}"
                 )
 
-    def has(self, split: str) -> bool:
-        named = getattr(self, "splits", {})
-        return split in named if named else super().has(split)
-
     def _files(self, splits: Mapping[str, Files], split: str) -> Files:
         """The files of a split.
 
         Raises:
-            InputError: the recipe names none.
+            NoSuchSplit: the recipe names none.
         """
         if split not in splits:
-            raise InputError(
+            raise NoSuchSplit(
                 f"task {self.name!r} has no split {split!r} in the recipe ('splits'); "
                 f"it has: {', '.join(splits) or 'none'}"
             )
@@ -118,9 +114,6 @@ class OneFileTask(FilesTask):
                 )
             _check_limit(f"limits.{key}", limit)
 
-    def has(self, split: str) -> bool:
-        return super().has(split) and getattr(self.fractions, split, 1.0) > 0
-
     def _part(self, groups: Mapping[str, str], split: str) -> list[str]:
         """Ids of a split that is drawn: all ids of a group fall into the same split.
 
@@ -129,13 +122,13 @@ class OneFileTask(FilesTask):
             split: "train", "val" or "test".
 
         Raises:
-            InputError: nothing falls into the split.
+            NoSuchSplit: nothing falls into the split.
         """
         check_split(split, self.name)
         drawn = drawn_splits(groups.values(), self.fractions, self.seed)
         ids = [key for key, group in groups.items() if drawn[group] == split]
         if not ids:
-            raise InputError(
+            raise NoSuchSplit(
                 f"task {self.name!r}: split {split!r} is empty: {len(drawn)} images or sentences are too few for "
                 f"fractions train {self.fractions.train}, val {self.fractions.val}, test {self.fractions.test}"
             )
@@ -198,7 +191,8 @@ def split_ids(
     """Rows of a split of one file: as the rows state it, or drawn by `group` where none does; limited.
 
     Raises:
-        InputError: some rows state a split and others do not; the split has no rows.
+        NoSuchSplit: the split has no rows.
+        InputError: some rows state a split and others do not.
     """
     check_split(split, task.name)
     stated = [key for key, row in rows.items() if str(row.values.get(column) or "").strip()]
@@ -211,7 +205,7 @@ def split_ids(
         ids: Sequence[str] = [key for key, row in rows.items() if stated_split(row, column) == split]
         if not ids:
             path = next(iter(rows.values())).path
-            raise InputError(f"{path}: no row has the split {split!r}; expected train, val or test in {column!r}")
+            raise NoSuchSplit(f"{path}: no row has the split {split!r}; expected train, val or test in {column!r}")
     else:
         ids = task._part(group, split)
     return task._limited({key: rows[key] for key in ids}, task.limits.get(split))

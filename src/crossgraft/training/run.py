@@ -31,7 +31,7 @@ from crossgraft.errors import InputError
 from crossgraft.files import exclusive, read_json, write_json
 from crossgraft.methods.attach import load_adapter, parameter_counts, save_adapter
 from crossgraft.reporting.results import SCHEMA_VERSION, peak_memory_mb, summary, versions
-from crossgraft.tasks import Example, Task
+from crossgraft.tasks import Example, NoSuchSplit, Task
 from crossgraft.training.batches import Collator, TaskBatches
 from crossgraft.training.build import build_backbone, load_tokenizer, put_methods
 from crossgraft.training.evaluation import answers, mean_score, write_answers
@@ -66,8 +66,13 @@ def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], 
     The labels of val and test are for scores alone; batches for training are made of train."""
     examples: dict[str, dict[str, list[Example]]] = {}
     for split in splits:
-        named = {name: task for name, task in tasks.items() if split == "train" or task.has(split)}
-        examples[split] = {name: task.load(split) for name, task in named.items()}
+        examples[split] = {}
+        for name, task in tasks.items():
+            try:
+                examples[split][name] = task.load(split)
+            except NoSuchSplit:
+                if split == splits[0]:  # what the run cannot do without
+                    raise
     everything = [example for parts in examples.values() for part in parts.values() for example in part]
     kinds = {task.visual for task in tasks.values()}
     source = VisualSource.open(recipe.visual, everything, kinds, device=device)
@@ -104,6 +109,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, device: torch.device, say
     training, tasks = recipe.training, recipe.make_tasks()
     splits = ("train", "val", "test") if training.validate else ("train", "test")
     data = load_data(recipe, tasks, splits, str(device), say)
+    if training.validate and not data.examples["val"]:
+        raise InputError(f"{recipe.name}: no task has a val split; name one, or set training.validate=false")
     for name, part in data.examples["train"].items():
         if any(not example.targets for example in part):
             raise InputError(f"{name}: examples of train have no answers, so there is nothing to learn from")
@@ -133,7 +140,6 @@ def _train(recipe: Recipe, folder: Path, resume: bool, device: torch.device, say
     steps_an_epoch = -(-len(batches) // training.accumulate)
     steps = training.max_steps if training.max_steps is not None else round(steps_an_epoch * training.epochs)
     timer = _StepTimer()
-    validated = {name: part for name, part in data.examples.get("val", {}).items() if part}
     cache = PrefixCache(folder) if training.cache_frozen else None
 
     def validation() -> dict[str, float]:
@@ -170,7 +176,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, device: torch.device, say
         collator("train"),
         training,
         folder,
-        validation if training.validate and validated else None,
+        validation if training.validate else None,
         cache,
     )
     trainer.add_callback(timer)
@@ -263,9 +269,7 @@ def evaluate(
     tasks = recipe.make_tasks()
     if task is not None and task not in tasks:
         raise InputError(f"{folder}: the run has no task {task!r}; it has: {', '.join(tasks)}")
-    chosen = {name: own for name, own in tasks.items() if task in (None, name) and own.has(split)}
-    if not chosen:
-        raise InputError(f"{folder}: no split {split!r} of {task or 'any task'} is named in the recipe")
+    chosen = {name: own for name, own in tasks.items() if task in (None, name)}
     if not (folder / "adapters").is_dir():
         raise InputError(
             f"{folder}: the run is not finished, it holds no adapters; `crossgraft train --resume` goes on"

@@ -226,7 +226,7 @@ class Progress(TrainerCallback):
     def __init__(self, meter: Meter, say: Callable[[str], None]) -> None:
         self._meter, self._say = meter, say
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._meter.start("training", state.max_steps, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -235,6 +235,7 @@ class Progress(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
         self._say(f"epoch {state.epoch:g}: loss {loss:.3f}, mean validation score {metrics['eval_mean']:.2f}")
+        self._meter.start("training", state.max_steps, state.global_step)
 
 
 class _Patience(TrainerCallback):
