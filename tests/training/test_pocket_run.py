@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EMOJI
+from conftest import EMOJI, Cli
 
+from crossgraft.training.answerer import Answerer
 from crossgraft.training.recipe import recipe_from
 from crossgraft.training.run import evaluate, train
 
@@ -37,13 +38,18 @@ def learn(folder: Path, task: dict[str, Any], method: str, **training: Any) -> d
 
 
 @pytest.mark.pocket
-def test_four_captions_are_learned_exactly(pocket_home: Path, tmp_path: Path) -> None:
+def test_four_captions_are_learned_exactly(pocket_home: Path, tmp_path: Path, cli: Cli) -> None:
     rows = [{"image": name, "caption": text, "split": "train"} for name, text in CAPTIONS.items()]
     (tmp_path / "captions.json").write_text(json.dumps(rows))
     task = {"task": "caption-json", "file": str(tmp_path / "captions.json"), "images": str(PICTURES), "num_beams": 2}
     found = learn(tmp_path, task, "adapter", max_steps=60, learning_rate=5e-3)
     answers = json.loads(Path(found["answers"]["only"]).read_text())
     assert {row["image"]: row["caption"] for row in answers} == CAPTIONS
+
+    name, caption = next(iter(CAPTIONS.items()))
+    assert cli("answer", tmp_path / "run", PICTURES / name, "--json").json["answer"] == caption
+    assert "no such file" in cli("answer", tmp_path / "run", "none.png").error
+    assert "did you mean 'only'" in cli("answer", tmp_path / "run", PICTURES / name, "--task", "onl").error
 
 
 @pytest.mark.pocket
@@ -62,3 +68,7 @@ def test_a_question_about_four_videos_is_answered(pocket_home: Path, tmp_path: P
     task = {"task": "tvqa", "frames": str(tmp_path / "frames"), "splits": splits}
     found = learn(tmp_path, task, "full", max_steps=40, learning_rate=1e-3)
     assert found["metrics"]["only"]["accuracy"] == 100
+
+    answerer = Answerer.load(tmp_path / "run", device="cpu")
+    example = answerer.tasks["only"].load("train")[2]
+    assert answerer(example.images, example.text) == "2"

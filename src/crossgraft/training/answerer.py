@@ -1,0 +1,112 @@
+"""A finished run at work: images and a question in, an answer out, with no data set and no store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crossgraft.adapt import AdaptedModel
+from crossgraft.encoders.base import Encoder
+from crossgraft.encoders.images import read_image
+from crossgraft.encoders.load import device_of, load_encoder
+from crossgraft.encoders.pooled import PooledGrid
+from crossgraft.environment import check_environment, quiet_transformers
+from crossgraft.errors import InputError
+from crossgraft.registry import nearest
+from crossgraft.tasks import Example, Task
+from crossgraft.training.answering import answer
+from crossgraft.training.batches import Collator, Row
+from crossgraft.training.build import load_tokenizer
+from crossgraft.training.prefix_cache import inputs_of
+from crossgraft.training.recipe import Recipe
+from crossgraft.training.run import read_run, trained_model
+
+
+@dataclass
+class Answerer:
+    """Answers questions about images with the adapters of a run. Make one with `load`.
+
+    Attributes:
+        recipe: of the run.
+        tasks: name in the run -> task.
+        model: the adapted language model.
+    """
+
+    recipe: Recipe
+    tasks: dict[str, Task]
+    model: AdaptedModel
+    encoder: Encoder
+    _collator: Collator
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Answerer:
+        """Read a run's folder.
+
+        Raises:
+            InputError: no finished run, or one whose features were made by no encoder that it names.
+        """
+        check_environment()
+        quiet_transformers()
+        folder = Path(folder)
+        recipe, where = read_run(folder), device_of(device)
+        if recipe.visual.encoder is None:
+            raise InputError(f"{folder}: the run learned from arrays of features; it names no encoder for images")
+        encoder = PooledGrid(
+            load_encoder(recipe.visual.encoder, device=str(where), dtype=recipe.visual.dtype), recipe.visual.side
+        )
+        tasks = recipe.make_tasks()
+        width = encoder.feature_dim if next(iter(tasks.values())).visual == "frames" else encoder.grid_shape[1]
+        model = trained_model(recipe, folder, width, where)
+        training = recipe.training
+        collator = Collator(
+            tasks,
+            {},
+            load_tokenizer(recipe.backbone),
+            _Live(encoder),  # type: ignore[arg-type]
+            training.text_length,
+            training.answer_length,
+            training.seed,
+            training=False,
+        )
+        return cls(recipe, tasks, model, encoder, collator)
+
+    def __call__(self, images: Sequence[str | Path], text: str = "", *, task: str | None = None) -> str:
+        """Answer one question.
+
+        Args:
+            images: image files: as many as the task's examples have, or the frames of a video.
+            text: the question; empty for captions.
+            task: a task of the run; may be left out if there is just one.
+
+        Raises:
+            InputError: no such task; an image that cannot be read; more images than the model takes.
+        """
+        name = task if task is not None else next(iter(self.tasks))
+        if name not in self.tasks or (task is None and len(self.tasks) > 1):
+            hint = nearest(name, self.tasks) if task is not None else ""
+            raise InputError(f"task: {hint}name one of the run's: {', '.join(self.tasks)}")
+        self._collator.examples = {name: [Example("0", tuple(map(Path, images)), text)]}
+        self.model.set_task(name)
+        device = next(self.model.parameters()).device
+        batch = self._collator([Row(name, 0, 0)])
+        inputs = {key: value.to(device) for key, value in inputs_of(batch).items()}
+        return answer(self.model, self._collator.tokenizer, inputs, self.tasks[name].decoding)[0]
+
+
+class _Live:
+    """Features that are computed when they are asked for."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def of(self, example: Example, kind: str) -> Tensor:
+        pixels = torch.stack([self._encoder.preprocess(read_image(path)) for path in example.images])
+        features = self._encoder.encode_images(pixels, grid=kind == "grid")
+        if kind == "frames":
+            return features.feature[None].clone().cpu()
+        assert features.grid is not None
+        return features.grid.clone().cpu()
