@@ -7,11 +7,13 @@ the prompt too); T5's relative position bias is zero wherever no two text positi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -19,49 +21,10 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from crossgraft.adapt.prefix import captured, resumed
 from crossgraft.adapt.sites import find_stacks
 from crossgraft.errors import InputError
+from crossgraft.models.configuration import FAMILIES, VisionSeq2SeqConfig
 from crossgraft.models.visual_embedding import VisualEmbedding
 
-FAMILIES = ("t5", "bart", "mbart")
-
-
-class VisionSeq2SeqConfig(PreTrainedConfig):
-    """Configuration of `VisionSeq2Seq`.
-
-    Args:
-        language_model: the configuration of the language model (T5 or BART family), as a dict or an object.
-        feature_width: g, of the visual features.
-        images: how many images an input may hold.
-    """
-
-    model_type = "crossgraft-vision-seq2seq"
-    is_encoder_decoder = True
-
-    def __init__(
-        self,
-        language_model: PreTrainedConfig | dict[str, Any] | None = None,
-        feature_width: int = 2048,
-        images: int = 2,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(language_model, PreTrainedConfig):
-            language_model = language_model.to_dict()
-        self.language_model = language_model or AutoConfig.for_model("t5").to_dict()
-        self.feature_width = feature_width
-        self.images = images
-        kwargs["is_encoder_decoder"] = True
-        super().__init__(**kwargs)
-
-    def language_config(self) -> PreTrainedConfig:
-        """The language model's configuration as an object.
-
-        Raises:
-            InputError: it is of no family that can get sight.
-        """
-        values = dict(self.language_model)
-        family = values.pop("model_type", "of no named family")
-        if family not in FAMILIES:
-            raise InputError(f"the language model is {family}; sight is for {', '.join(FAMILIES)}")
-        return AutoConfig.for_model(family, **values)
+__all__ = ["FAMILIES", "Prefix", "VisionSeq2Seq", "VisionSeq2SeqConfig"]
 
 
 class Prefix(NamedTuple):
@@ -86,18 +49,19 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    def __init__(self, config: VisionSeq2SeqConfig, language_model: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: VisionSeq2SeqConfig, language_model: Any = None) -> None:
         super().__init__(config)
         language = config.language_config()
         given = language_model is not None
-        self.language_model = language_model if given else AutoModelForSeq2SeqLM.from_config(language)
+        self.language_model: Any = language_model if given else AutoModelForSeq2SeqLM.from_config(language)
         self.visual_embedding = VisualEmbedding(config.feature_width, language.d_model, config.images, _norm(language))
-        self._text_length = self._visual_length = 0  # of the batch that is being encoded
+        self._text_length = self._visual_length = self._length = 0  # of the batch that is being encoded
         encoder = self.language_model.get_encoder()
         if language.model_type == "t5":
             bias = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
             bias.register_forward_hook(self._bias_between_text)
         else:
+            encoder.embed_positions.register_forward_pre_hook(self._places_of_text)
             encoder.embed_positions.register_forward_hook(self._positions_of_text)
             encoder.layernorm_embedding.register_forward_hook(self._norm_before_images)
         for part in (self.visual_embedding, self.language_model) if given else (self.visual_embedding,):
@@ -195,7 +159,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         return self.language_model.get_encoder()(inputs_embeds=embeds, attention_mask=mask, return_dict=True), mask
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -227,11 +191,13 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
     ) -> Prefix:
         """The states after the first `layers` layers of the encoder, for inputs as in `embed`; without dropout."""
         stack = find_stacks(self)["encoder"]
+        last = self.get_submodule(stack.layer_path(layers - 1))
         was_training = self.training
         self.eval()
+        embeds, mask = self.embed(input_ids, attention_mask, visual, visual_mask)
         try:
-            with captured(self, stack, layers) as states:
-                _, mask = self.encode(input_ids, attention_mask, visual, visual_mask)
+            with captured(self, stack, layers) as states, suppress(_Stop), _stopping(last):
+                self.language_model.get_encoder()(inputs_embeds=embeds, attention_mask=mask, return_dict=True)
         finally:
             self.train(was_training)
         return Prefix(layers, states[0], mask, self._text_length)
@@ -259,12 +225,21 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         text[start:stop] = 1
         return bias * (text[:, None] * text)[..., None]
 
+    def _places_of_text(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """BART: of an encoder input (B, S) the text, since images and prompts need no positions."""
+        self._length = args[0].shape[1]
+        start, stop = self._text_span(self._length)
+        most: int = self.language_model.config.max_position_embeddings
+        if stop - start > most:
+            raise InputError(
+                f"a text has {stop - start} tokens, and this model has {most} positions; cut texts shorter"
+            )
+        return (args[0][:, start:stop], *args[1:])
+
     def _positions_of_text(self, module: nn.Module, args: Any, positions: Tensor) -> Tensor:
-        """BART: (B, S, d), counted from the start of the text, zero elsewhere."""
-        start, stop = self._text_span(positions.shape[1])
-        placed = torch.zeros_like(positions)
-        placed[:, start:stop] = positions[:, : stop - start]
-        return placed
+        """BART: (B, L, d), counted from the start of the text -> (B, S, d), zero elsewhere."""
+        start, stop = self._text_span(self._length)
+        return functional.pad(positions, (0, 0, start, self._length - stop))
 
     def _norm_before_images(self, module: nn.Module, args: Any, normed: Tensor) -> Tensor:
         """BART: prompt and text are normed, images have norms of their own."""
@@ -289,6 +264,24 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         return self.language_model.get_decoder()
 
 
+class _Stop(Exception):  # noqa: N818  (no error)
+    """The layers above need not run."""
+
+
+@contextmanager
+def _stopping(layer: nn.Module) -> Iterator[None]:
+    """A forward pass inside the `with` ends, by `_Stop`, behind a layer."""
+
+    def stop(*ignored: Any) -> None:
+        raise _Stop
+
+    hook = layer.register_forward_hook(stop)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _norm(language: PreTrainedConfig) -> Callable[[int], nn.Module]:
     """The layer norm of a family: T5's has no bias and no mean."""
     if language.model_type == "t5":
@@ -296,7 +289,7 @@ def _norm(language: PreTrainedConfig) -> Callable[[int], nn.Module]:
     return nn.LayerNorm
 
 
-def _pretrained(name: str, options: dict[str, Any]) -> PreTrainedModel:
+def _pretrained(name: str, options: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in FAMILIES:

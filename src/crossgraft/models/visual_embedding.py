@@ -39,7 +39,7 @@ class VisualEmbedding(nn.Module):
         """features (B, I, T, g), boxes (B, I, T, 5) or None -> tokens (B, I * T, d).
 
         The authors give grids boxes of zeros. Their term is zero at the start and never more than a constant, but its
-        layer norm, at zero, multiplies gradients by 1 / sqrt(eps): it is left out, since `image_order` is a constant too.
+        layer norm, at zero, multiplies gradients by 1 / sqrt(eps): it is left out; `image_order` is a constant too.
 
         Raises:
             InputError: features of another width, more images than orders, or more tokens than words.

@@ -31,33 +31,35 @@ def answer(model: Any, tokenizer: Any, inputs: dict[str, Any], decoding: Decodin
 
 
 def _likeliest(model: Any, tokenizer: Any, inputs: dict[str, Any], choices: Sequence[str]) -> list[str]:
-    """The choice with the highest log-probability; where all choices differ in their first token, one position says it
-    (NLVR2's "true" and "false")."""
+    """The choice with the highest log-probability. Where the choices are one token each, as NLVR2's "true" and "false"
+    are, these tokens alone are compared, at their one position."""
     tokens = tokenizer(text_target=list(choices), padding=True, return_tensors="pt")
     labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)
-    at = first_difference(labels)
     encoded, mask = encoded_of(model, inputs)
+    labels = labels.to(encoded.last_hidden_state.device)
+
+    def logits(choice: Tensor) -> Tensor:
+        target = choice[choice != IGNORED].expand(len(mask), -1)
+        return model(encoder_outputs=encoded, attention_mask=mask, labels=target).logits.float()  # type: ignore[no-any-return]
+
+    at = only_difference(labels)
     if at is not None:
-        labels = labels[:, : at + 1]
-    scores = []
-    device = encoded.last_hidden_state.device
-    for choice in labels if at is None else labels[:1]:
-        target = choice[choice != IGNORED].to(device).expand(len(mask), -1)
-        logits = model(encoder_outputs=encoded, attention_mask=mask, labels=target).logits.float()
-        if at is not None:
-            return [choices[int(row)] for row in logits[:, at, labels[:, at].to(device)].argmax(-1)]
-        scores.append(-functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").sum(-1))
-    return [choices[int(row)] for row in torch.stack(scores, -1).argmax(-1)]
+        best = logits(labels[0])[:, at, labels[:, at]].argmax(-1)
+    else:
+        scores = []
+        for choice in labels:
+            made = logits(choice)
+            target = choice[choice != IGNORED].expand(len(mask), -1)
+            scores.append(-functional.cross_entropy(made.transpose(1, 2), target, reduction="none").sum(-1))
+        best = torch.stack(scores, -1).argmax(-1)
+    return [choices[row] for row in best.tolist()]
 
 
-def first_difference(labels: Tensor) -> int | None:
-    """The position at which all choices (n, M) differ after a common start, or None."""
-    for position in range(labels.shape[1]):
-        column = labels[:, position]
-        if len(column.unique()) == len(column) and IGNORED not in column:
-            return position
-        if len(column.unique()) > 1:
-            return None
+def only_difference(labels: Tensor) -> int | None:
+    """The one position at which choices (n, M) differ, each from all others; None if there is no such position."""
+    different = [position for position in range(labels.shape[1]) if len(labels[:, position].unique()) > 1]
+    if len(different) == 1 and len(labels[:, different[0]].unique()) == len(labels):
+        return different[0]
     return None
 
 

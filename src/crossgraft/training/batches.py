@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -51,6 +52,10 @@ class TaskBatches(Sampler[list[Row]]):
         batch_size: examples a batch; the last one of a task may be smaller.
         seed: of the order.
         sampling, temperature: as in `Training`.
+        world: processes that share the batches out. Each gets as many: some batches may come twice for it.
+
+    Raises:
+        InputError: a task has no examples.
     """
 
     def __init__(
@@ -60,25 +65,21 @@ class TaskBatches(Sampler[list[Row]]):
         seed: int,
         sampling: str = "proportional",
         temperature: float = 2.0,
+        world: int = 1,
     ) -> None:
         if empty := [task for task, size in sizes.items() if not size]:
             raise InputError(f"task {empty[0]!r} has no examples to train on")
-        if batch_size < 1:
-            raise InputError(f"training.batch_size is {batch_size}, expected at least 1")
-        if sampling == "temperature" and temperature <= 0:
-            raise InputError(f"training.temperature is {temperature}, expected a number above 0")
         self.sizes, self.seed = dict(sizes), seed
         self._rows = batch_size  # not `batch_size`: accelerate would take batches for equally large
         own = {task: -(-size // batch_size) for task, size in self.sizes.items()}
         power = {"proportional": 1.0, "temperature": 1 / temperature, "uniform": 0.0}[sampling]
-        weights = {task: count**power for task, count in own.items()}
+        weights = {task: (count / max(own.values())) ** power for task, count in own.items()}
         scale = sum(own.values()) / sum(weights.values())
         self.counts = own if power == 1 else {task: max(1, round(w * scale)) for task, w in weights.items()}
-        self.epoch = 0
-        self.world = 1  # processes that share the batches out; each has to get as many
+        self.epoch, self._world = 0, world
 
     def __len__(self) -> int:
-        return -(-sum(self.counts.values()) // self.world) * self.world
+        return -(-sum(self.counts.values()) // self._world) * self._world
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -87,7 +88,7 @@ class TaskBatches(Sampler[list[Row]]):
         rng = random.Random(f"{self.seed} {self.epoch}")
         batches = [batch for task in self.sizes for batch in self._of(task, rng)]
         rng.shuffle(batches)
-        return iter(batches + batches[: len(self) - len(batches)])
+        return islice(cycle(batches), len(self))
 
     def _of(self, task: str, rng: random.Random) -> list[list[Row]]:
         places: list[int] = []

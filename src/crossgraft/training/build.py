@@ -27,18 +27,34 @@ def put_methods(model: AdaptedModel, recipe: Recipe) -> None:
 
 
 def count_parameters(recipe: Recipe) -> dict[str, Any]:
-    """{"trainable", "total", "percent"}, without weights: modules are laid out on PyTorch's meta device.
+    """{"trainable", "total", "percent"}, without weights.
 
     Raises:
         InputError: the backbone's configuration or the features' width cannot be known, or a method does not fit.
+        CrossgraftError: a package that a method needs is not installed.
     """
+    return parameter_counts(_laid_out(recipe, known_width(recipe.visual)))
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Whether the recipe's methods can be put into its backbone, before any weights or data are read.
+
+    Raises:
+        InputError: the backbone's configuration cannot be had, or a method does not fit.
+        CrossgraftError: a package that a method needs is not installed.
+    """
+    _laid_out(recipe, recipe.visual.feature_width or 1)
+
+
+def _laid_out(recipe: Recipe, feature_width: int) -> AdaptedModel:
+    """The recipe's model on PyTorch's meta device: modules and shapes, no numbers."""
     language = language_config(recipe.backbone)
     language.vocab_size += recipe.extra_tokens
     with torch.device("meta"):
-        config = VisionSeq2SeqConfig(language, known_width(recipe.visual), recipe.visual.images)
+        config = VisionSeq2SeqConfig(language, feature_width, recipe.visual.images)
         model = AdaptedModel(VisionSeq2Seq(config))
         put_methods(model, recipe)
-    return parameter_counts(model)
+    return model
 
 
 def build_backbone(recipe: Recipe, feature_width: int, device: torch.device) -> AdaptedModel:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crossgraft.models.seq2seq import Prefix, VisionSeq2Seq
+
+RESERVE = 4 * 2**30  # bytes of the disk that are left free; samples that come then are computed each time
+
+
+class _Place(NamedTuple):
+    """Where a sample's states are in the file: byte, tokens of text, tokens of images."""
+
+    offset: int
+    words: int
+    tokens: int
 
 
 class PrefixCache:
@@ -23,6 +34,9 @@ class PrefixCache:
 
     Args:
         folder: where its file is; it is removed when the cache is closed or the process ends.
+
+    Attributes:
+        computed, reused: how many samples were.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +44,8 @@ class PrefixCache:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".prefix-", delete=False) as file:
             self._file = os.open(file.name, os.O_RDWR)
             os.unlink(file.name)
-        self._place: dict[Hashable, tuple[int, int, int]] = {}  # sample -> offset, tokens of text, tokens of images
+        self._folder = folder
+        self._place: dict[Hashable, _Place] = {}
         self._end = 0
         self.computed = self.reused = 0
 
@@ -45,43 +60,54 @@ class PrefixCache:
         batch: dict[str, Any],
         device: torch.device,
     ) -> Prefix:
-        """The prefix of a batch: read from the file if all its samples are there, computed and kept if not.
+        """The prefix of a batch: what was kept of its samples, and what has to be computed of the others.
 
         Args:
             samples: what each row is; the same sample has the same states for the same `layers`.
             batch: the arguments of `VisionSeq2Seq.embed`.
         """
         keys = [(layers, sample) for sample in samples]
-        if all(key in self._place for key in keys):
-            self.reused += len(keys)
-            return self._read(layers, keys, model.config.language_config().d_model, device, model.dtype)
-        prefix = model.capture(layers, **{name: value.to(device) for name, value in batch.items()})
-        self.computed += len(keys)
-        self._write(keys, prefix)
-        return prefix
+        absent = {key: row for row, key in enumerate(keys) if key not in self._place}  # a sample may come twice
+        fresh = self._compute(model, absent, layers, batch, device) if absent else {}
+        self.reused += len(keys) - len(absent)
+        rows = [fresh[key] if key in fresh else self._read(self._place[key], model) for key in keys]
+        return _padded(layers, rows, device, model.dtype)
 
-    def _write(self, keys: Sequence[Hashable], prefix: Prefix) -> None:
+    def _compute(
+        self, model: VisionSeq2Seq, absent: dict[Any, int], layers: int, batch: dict[str, Any], device: torch.device
+    ) -> dict[Any, tuple[Tensor, int]]:
+        """States (n, d) of samples that are not there, and how many of them are text; kept if there is room."""
+        rows = torch.tensor(list(absent.values()))
+        prefix = model.capture(layers, **{name: value[rows].to(device) for name, value in batch.items()})
         states, mask = prefix.states.float().cpu(), prefix.mask.cpu().bool()
-        for row, key in enumerate(keys):
-            kept = states[row, mask[row]].contiguous().numpy()
-            text = int(mask[row, : prefix.text_length].sum())
-            self._place[key] = (self._end, text, len(kept) - text)
-            self._end += os.pwrite(self._file, kept.tobytes(), self._end)
+        fresh = {}
+        for row, key in enumerate(absent):
+            kept = states[row, mask[row]].contiguous()
+            words = int(mask[row, : prefix.text_length].sum())
+            fresh[key] = kept, words
+            if shutil.disk_usage(self._folder).free > RESERVE + kept.nbytes:
+                self._place[key] = _Place(self._end, words, len(kept) - words)
+                self._end += os.pwrite(self._file, kept.numpy().tobytes(), self._end)
+        self.computed += len(absent)
+        return fresh
 
-    def _read(
-        self, layers: int, keys: Sequence[Hashable], width: int, device: torch.device, dtype: torch.dtype
-    ) -> Prefix:
-        places = [self._place[key] for key in keys]
-        text = max(length for _, length, _ in places)
-        images = max(length for _, _, length in places)
-        states = torch.zeros(len(keys), text + images, width)
-        mask = torch.zeros(len(keys), text + images, dtype=torch.long)
-        for row, (offset, words, tokens) in enumerate(places):
-            content = os.pread(self._file, (words + tokens) * width * 4, offset)
-            kept = torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(-1, width).copy())
-            states[row, :words], states[row, text : text + tokens] = kept[:words], kept[words:]
-            mask[row, :words] = mask[row, text : text + tokens] = 1
-        return Prefix(layers, states.to(device, dtype), mask.to(device), text)
+    def _read(self, place: _Place, model: VisionSeq2Seq) -> tuple[Tensor, int]:
+        length, width = place.words + place.tokens, model.config.language_config().d_model
+        content = os.pread(self._file, length * width * 4, place.offset)
+        return torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(length, width).copy()), place.words
+
+
+def _padded(layers: int, rows: list[tuple[Tensor, int]], device: torch.device, dtype: torch.dtype) -> Prefix:
+    """Samples' states (n, d) and how many are text -> a batch: texts padded on the right, then images likewise."""
+    text = max(words for _, words in rows)
+    images = max(len(kept) - words for kept, words in rows)
+    states = torch.zeros(len(rows), text + images, rows[0][0].shape[1])
+    mask = torch.zeros(len(rows), text + images, dtype=torch.long)
+    for row, (kept, words) in enumerate(rows):
+        tokens = len(kept) - words
+        states[row, :words], states[row, text : text + tokens] = kept[:words], kept[words:]
+        mask[row, :words] = mask[row, text : text + tokens] = 1
+    return Prefix(layers, states.to(device, dtype), mask.to(device), text)
 
 
 def samples_of(rows: Sequence[Any], split: str) -> list[Hashable]:

@@ -13,6 +13,7 @@ from crossgraft.config import from_mapping
 from crossgraft.errors import InputError
 from crossgraft.methods import get_method
 from crossgraft.methods.base import Method
+from crossgraft.methods.options import check_number, check_whole
 from crossgraft.registry import nearest
 from crossgraft.tasks import get_task
 from crossgraft.tasks.base import Task
@@ -34,6 +35,11 @@ class Visual:
     dtype: str = "float32"
     store: Path | None = None
 
+    def __post_init__(self) -> None:
+        check_whole(1, side=self.side, images=self.images)
+        if self.feature_width is not None:
+            check_whole(1, feature_width=self.feature_width)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -42,7 +48,8 @@ class Training:
     `max_steps`, if given, stands over `epochs`. `sampling`: how often each task's batches come: in proportion to their
     number, to its power 1 / `temperature`, or equally. `text_length`, `answer_length`: tokens after which texts are
     cut, where a task does not say.
-    `dtype`: "bfloat16" trains under autocast. `checkpoint_steps`: steps between checkpoints (None: each epoch).
+    `dtype`: "bfloat16" trains and answers under autocast. `checkpoint_steps`: steps between checkpoints, besides that
+    after each epoch. `validation_limit`: only so many examples of each task, the first ones, are validated on.
     `patience`: epochs without a better mean validation score after which training stops (None: never).
     `cache_frozen`: keep what frozen layers give, where that is always the same (`adapt.prefix`).
     """
@@ -69,6 +76,19 @@ class Training:
     gradient_checkpointing: bool = False
     cache_frozen: bool = True
     log_steps: int = 50
+
+    def __post_init__(self) -> None:
+        whole = ("batch_size", "eval_batch_size", "accumulate", "text_length", "answer_length", "log_steps")
+        optional = ("max_steps", "checkpoint_steps", "validation_limit", "patience")
+        given = tuple(name for name in optional if getattr(self, name) is not None)
+        check_whole(1, **{name: getattr(self, name) for name in whole + given})
+        check_number(0, weight_decay=self.weight_decay, clip=self.clip)
+        check_number(0, 1 + 1e-9, warmup=self.warmup)
+        for name in ("epochs", "learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if self.patience is not None and not self.validate:
+            raise InputError("patience waits for better validation scores; it needs validate=true")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crossgraft.encoders.extract import extract
 from crossgraft.encoders.load import load_encoder
+from crossgraft.encoders.meter import Meter
 from crossgraft.encoders.pooled import PooledGrid, pool_grid
 from crossgraft.encoders.store import FeatureStore, default_store
 from crossgraft.errors import InputError
@@ -36,8 +37,8 @@ class VisualSource:
     feature_width: int
     side: int
     store: FeatureStore | None = None
-    hash_of: dict[Path, str] | None = None
-    skipped: dict[Path, str] | None = None
+    hash_of: dict[Path, str] = field(default_factory=dict)
+    skipped: dict[Path, str] = field(default_factory=dict)
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,14 +54,16 @@ class VisualSource:
             kinds: what tasks ask for, "grid" or "frames" or both.
 
         Raises:
-            InputError: there are image files and no encoder; an array is no array or of another width.
+            InputError: there are image files and no encoder; arrays are of another width.
         """
         paths = list(dict.fromkeys(path for example in examples for path in example.images))
-        arrays = [path for path in paths if path.suffix in ARRAYS]
         images = [path for path in paths if path.suffix not in ARRAYS]
+        widths, skipped = _array_widths([path for path in paths if path.suffix in ARRAYS])
         if not images:
-            width = read_features(arrays[0]).shape[-1] if arrays else known_width(visual)
-            return cls(_agreed(visual, width, str(arrays[0]) if arrays else "the encoder"), visual.side)
+            width, where = next(((found, str(path)) for path, found in widths.items()), (None, "the encoder"))
+            source = cls(_agreed(visual, width or known_width(visual), where), visual.side, skipped=skipped)
+            source._check(widths)
+            return source
         if visual.encoder is None:
             raise InputError(
                 f"visual.encoder is needed: {images[0]} and {len(images) - 1} others are image files; name one, "
@@ -68,29 +71,32 @@ class VisualSource:
             )
         inner = load_encoder(visual.encoder, device=device, dtype=visual.dtype)
         encoder = PooledGrid(inner, visual.side)
-        widths = {"grid": encoder.grid_shape[1], "frames": encoder.feature_dim}
-        if len({widths[kind] for kind in kinds}) > 1:
+        own = {"grid": encoder.grid_shape[1], "frames": encoder.feature_dim}
+        if len({own[kind] for kind in kinds}) > 1:
             raise InputError(
-                f"{visual.encoder} gives grids {widths['grid']} and frames {widths['frames']} wide: tasks of images and of "
+                f"{visual.encoder} gives grids {own['grid']} and frames {own['frames']} wide: tasks of images and of "
                 "videos cannot share a run with it"
             )
-        width = _agreed(visual, widths[min(kinds)], visual.encoder)
+        width = _agreed(visual, own[min(kinds)], visual.encoder)
         done = extract(images, encoder, visual.store or default_store(encoder), grid=True, wait=True)
-        skipped = {Path(str(entry["path"])): str(entry["reason"]) for entry in done.skipped}
+        skipped |= {Path(str(entry["path"])): str(entry["reason"]) for entry in done.skipped}
         source = cls(width, visual.side, done.store, done.hash_of, skipped, encoder.fingerprint)
+        source._check(widths)
         source._hold()
         return source
 
     def unusable(self, example: Example) -> str | None:
         """Why an example cannot be used, or None: a bad image costs that example, not the run."""
         for path in example.images:
-            if self.skipped and path in self.skipped:
+            if path in self.skipped:
                 return f"{path}: {self.skipped[path]}"
         return None
 
     def identity(self, path: Path) -> str:
         """Says what an image or array is, whatever it is called: the hash of its content."""
-        return (self.hash_of or {}).get(path) or sha256_file(path)
+        if path not in self.hash_of:
+            self.hash_of[path] = sha256_file(path)
+        return self.hash_of[path]
 
     def of(self, example: Example, kind: str) -> Tensor:
         """Features of an example: kind "grid": (I, T, g), "frames": (1, F, g)."""
@@ -101,27 +107,42 @@ class VisualSource:
         """An image's grid (T, g); as frames: its tokens (n, g), one for an image file."""
         if path.suffix in ARRAYS:
             array = torch.tensor(read_features(path, rows))
-            if array.shape[-1] != self.feature_width:
-                raise InputError(f"{path}: features are {array.shape[-1]} wide, expected {self.feature_width}")
             return pool_grid(array, self.side) if kind == "grid" and len(array) != self.side**2 else array
         assert self.store is not None
-        assert self.hash_of is not None
         name = "grid" if kind == "grid" else "feature"
         h = self.hash_of[path]
         held = self._held.get((name, h))
         found = held if held is not None else self.store.gather([h], name)[0]
         return found if kind == "grid" else found[None]
 
+    def _check(self, widths: Mapping[Path, int]) -> None:
+        for path, width in widths.items():
+            if width != self.feature_width:
+                raise InputError(f"{path}: features are {width} wide, expected {self.feature_width}")
+
     def _hold(self) -> None:
         """Keep all grids in memory if they are not too many."""
         assert self.store is not None
-        assert self.hash_of is not None
         hashes = list(dict.fromkeys(self.hash_of.values()))
         tokens, width = self.store.plan.encoder.grid_shape
         if hashes and len(hashes) * tokens * width * 4 <= IN_MEMORY:
             grids, pooled = self.store.gather(hashes, "grid"), self.store.gather(hashes, "feature")
             for row, h in enumerate(hashes):
                 self._held["grid", h], self._held["feature", h] = grids[row], pooled[row]
+
+
+def _array_widths(paths: Sequence[Path]) -> tuple[dict[Path, int], dict[Path, str]]:
+    """The widths of arrays, and why others cannot be used; of each, a row is read."""
+    widths, skipped = {}, {}
+    with Meter(True, unit="files") as meter:
+        meter.start("checking features", len(paths))
+        for path in paths:
+            try:
+                widths[path] = read_features(path, (0,)).shape[-1]
+            except InputError as error:
+                skipped[path] = str(error).removeprefix(f"{path}: ")
+            meter.advance(1)
+    return widths, skipped
 
 
 def known_width(visual: Visual) -> int:
@@ -145,7 +166,7 @@ def known_width(visual: Visual) -> int:
 def _agreed(visual: Visual, width: int, where: str) -> int:
     if visual.feature_width not in (None, width):
         raise InputError(
-            f"visual.feature_width is {visual.feature_width}, and {where} gives {width}; write visual.feature_width=null"
+            f"visual.feature_width is {visual.feature_width}, and {where} gives {width}; set visual.feature_width=null"
         )
     return width
 
