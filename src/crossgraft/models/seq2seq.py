@@ -71,7 +71,14 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_language_model(
-        cls, name: str, *, feature_width: int, images: int = 2, extra_tokens: int = 0, **kwargs: Any
+        cls,
+        name: str,
+        *,
+        feature_width: int,
+        images: int = 2,
+        extra_tokens: int = 0,
+        scale_to_words: bool = True,
+        **kwargs: Any,
     ) -> VisionSeq2Seq:
         """A pretrained T5 or BART with a new visual embedding.
 
@@ -80,6 +87,8 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
             feature_width: g, of the visual features.
             images: how many images an input may hold.
             extra_tokens: rows to add to the word embedding (the authors add 200 to BART's, 72 to T5's).
+            scale_to_words: a T5's visual tokens start as large as its words (`VisualEmbedding.scale_to`; ours). The
+                authors' start at the size that a layer norm gives; so do BART's, whose words are normed too.
             **kwargs: for `AutoModelForSeq2SeqLM.from_pretrained`, such as dtype.
 
         Raises:
@@ -93,7 +102,10 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
             language_model.config.tie_word_embeddings = tied
             words = language_model.get_input_embeddings().weight.shape[0]
             language_model.resize_token_embeddings(words + extra_tokens, mean_resizing=False)
-        return cls(VisionSeq2SeqConfig(language_model.config, feature_width, images), language_model).eval()
+        model = cls(VisionSeq2SeqConfig(language_model.config, feature_width, images), language_model)
+        if scale_to_words and language_model.config.model_type == "t5":
+            model.visual_embedding.scale_to(language_model.get_input_embeddings())
+        return model.eval()
 
     # ---------------------------------------------------------------- forward
 

@@ -35,6 +35,12 @@ class VisualEmbedding(nn.Module):
             nn.init.normal_(linear.weight, std=STD)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
+    @torch.no_grad()
+    def scale_to(self, words: nn.Embedding) -> None:
+        """Let tokens start as large as words are (root mean square), where nothing norms the two together: a T5's words
+        are some 13 times as large as the output of a new layer norm, and images would not be heard among them."""
+        self.feature[1].weight.fill_(words.weight.float().square().mean().sqrt())  # type: ignore[operator, union-attr]
+
     def forward(self, features: Tensor, words: nn.Embedding, boxes: Tensor | None = None) -> Tensor:
         """features (B, I, T, g), boxes (B, I, T, 5) or None -> tokens (B, I * T, d).
 

@@ -65,6 +65,7 @@ def build_backbone(recipe: Recipe, feature_width: int, device: torch.device) -> 
         feature_width=feature_width,
         images=recipe.visual.images,
         extra_tokens=recipe.extra_tokens,
+        scale_to_words=recipe.visual.scale_to_words,
         dtype=torch.float32,
     )
     return AdaptedModel(backbone.to(device))  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ class Visual:
     `encoder`: a frozen encoder whose grids (or features, one token a frame) are computed from image files and kept in a
     store; None: examples name arrays (.npy). `side`: grids are max-pooled to side x side tokens. `feature_width`: of
     the features; needed where no encoder says it. `images`: most images an input holds. `dtype`: of the encoder.
+    `scale_to_words`: a T5's visual tokens start as large as its words, which the authors' do not.
     """
 
     encoder: str | None = None
@@ -34,6 +35,7 @@ class Visual:
     images: int = 2
     dtype: str = "float32"
     store: Path | None = None
+    scale_to_words: bool = True
 
     def __post_init__(self) -> None:
         check_whole(1, side=self.side, images=self.images)
