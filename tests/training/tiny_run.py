@@ -41,10 +41,25 @@ T5: dict[str, Any] = {
     "eos_token_id": 1,
     "dropout_rate": 0.1,
 }
+BART: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 1,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "forced_eos_token_id": None,
+}
 
 
-def save_language_model(folder: Path, seed: int = 0) -> Path:
-    """A random T5 with a word tokenizer, as Hugging Face folders are."""
+def save_language_model(folder: Path, family: str = "t5", seed: int = 0, **config: Any) -> Path:
+    """A random T5 or BART with a word tokenizer, as Hugging Face folders are."""
     tokenizer = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -52,7 +67,10 @@ def save_language_model(folder: Path, seed: int = 0) -> Path:
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
     ).save_pretrained(folder)
     torch.manual_seed(seed)
-    hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=48, **T5)).save_pretrained(folder)
+    if family == "t5":
+        hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=48, **T5 | config)).save_pretrained(folder)
+    else:
+        hf.BartForConditionalGeneration(hf.BartConfig(vocab_size=48, **BART | config)).save_pretrained(folder)
     return folder
 
 
@@ -88,7 +106,13 @@ def recipe(model: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]
         "method": {"name": "adapter", "reduction": 4},
         "tasks": {
             "vqa": {"task": "vqa-csv", "file": str(data / "questions.csv"), "images": str(data / "images")},
-            "caption": {"task": "caption-json", "file": str(data / "captions.json"), "images": str(data / "images")},
+            "caption": {
+                "task": "caption-json",
+                "file": str(data / "captions.json"),
+                "images": str(data / "images"),
+                "max_new_tokens": 6,
+                "num_beams": 2,
+            },
         },
         "training": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "answer_length": 8, "log_steps": 1},
         "out": str(out),
