@@ -39,7 +39,7 @@ def _likeliest(model: Any, tokenizer: Any, inputs: dict[str, Any], choices: Sequ
     labels = labels.to(encoded.last_hidden_state.device)
 
     def logits(choice: Tensor) -> Tensor:
-        target = choice[choice != IGNORED].expand(len(mask), -1)
+        target = choice[choice != IGNORED].repeat(len(mask), 1)
         return model(encoder_outputs=encoded, attention_mask=mask, labels=target).logits.float()  # type: ignore[no-any-return]
 
     at = only_difference(labels)
@@ -49,7 +49,7 @@ def _likeliest(model: Any, tokenizer: Any, inputs: dict[str, Any], choices: Sequ
         scores = []
         for choice in labels:
             made = logits(choice)
-            target = choice[choice != IGNORED].expand(len(mask), -1)
+            target = choice[choice != IGNORED].repeat(len(mask), 1)
             scores.append(-functional.cross_entropy(made.transpose(1, 2), target, reduction="none").sum(-1))
         best = torch.stack(scores, -1).argmax(-1)
     return [choices[row] for row in best.tolist()]
