@@ -33,7 +33,7 @@ def params(
     files = [Path(text) for text in recipes if "=" not in text]
     changes = [text for text in recipes if "=" in text]
     if not files:
-        raise InputError("no recipe was given; give a YAML file, such as recipes/vl_adapter/image/single-adapter.yaml")
+        raise InputError("no recipe was given; give a YAML file, such as recipes/vl_adapter/image-bart-single-adapter.yaml")
     rows = []
     for file in files:
         recipe = load_recipe(file, changes)
@@ -58,9 +58,12 @@ def train(
     from crossgraft.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, overrides or [])
+    from crossgraft.training import processes
     from crossgraft.training.run import train as run_recipe
 
     document = run_recipe(chosen, resume=resume, device=device, say=say)
+    if not processes.is_first():
+        return
     if as_json:
         print_json({key: document[key] for key in document if key != "history"})
         return

@@ -194,7 +194,8 @@ class MultiTaskTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
-        save_state(self.accelerator.unwrap_model(self.model), Path(output_dir))
+        if self.args.should_save:  # all processes come here
+            save_state(self.accelerator.unwrap_model(self.model), Path(output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"{CHECKPOINT}{self.state.global_step}"
