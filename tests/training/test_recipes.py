@@ -81,7 +81,10 @@ def test_a_base_is_merged_and_overrides_come_last(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (SMALL + "trainning: {}\n", r"unknown key 'trainning'; did you mean 'training'\?"),
-        (SMALL + "training: {learnin_rate: 1}\n", r"training: unknown key 'learnin_rate'; did you mean 'learning_rate'"),
+        (
+            SMALL + "training: {learnin_rate: 1}\n",
+            r"training: unknown key 'learnin_rate'; did you mean 'learning_rate'",
+        ),
         (SMALL.replace("adapter", "adaptr"), "unknown method 'adaptr'; did you mean 'adapter'"),
         (SMALL.replace("adapter}", "adapter, reducton: 8}"), "unknown key 'reducton'; did you mean 'reduction'"),
         (SMALL + "training: {epochs: many}\n", "training.epochs: expected a number, found 'many'"),

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import recipe, save_data, save_language_model
+from tiny_run import WIDTH, recipe, save_data, save_language_model
 
 from crossgraft.errors import InputError
+from crossgraft.methods.attach import adapter_state
+from crossgraft.tasks import Example, NoSuchSplit, Task, register_task
 from crossgraft.training.recipe import recipe_from
 from crossgraft.training.run import evaluate, train
+from crossgraft.training.trainer import MultiTaskTrainer
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,9 @@ def run(model: Path, data: Path, out: Path, *, resume: bool = False, **changes: 
     return train(recipe_from(recipe(model, data, out, **changes), "test"), resume=resume, device="cpu")
 
 
-def test_a_run_learns_two_tasks_and_writes_everything_down(model: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_run_learns_two_tasks_and_writes_everything_down(family: str, data: Path, tmp_path: Path) -> None:
+    model = save_language_model(tmp_path / "model", family)
     training = {"epochs": 20, "validate": False, "learning_rate": 0.005, "batch_size": 8}
     document = run(model, data, tmp_path / "run", method="full", training=training)  # random weights are no good frozen
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == document
@@ -47,6 +55,153 @@ def test_a_run_learns_two_tasks_and_writes_everything_down(model: Path, data: Pa
     assert document["data"]["vqa/train"]["examples"] == 48
     again = evaluate(tmp_path / "run", device="cpu")
     assert again["metrics"]["vqa"]["accuracy"] == document["metrics"]["vqa/test"]["accuracy"]["mean"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("run/adapters/*/adapter_model.safetensors")))
+
+
+def test_labels_of_test_never_reach_training(model: Path, data: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(data, tmp_path / "data")
+    questions = (changed / "questions.csv").read_text().splitlines()
+    wrong = [line.replace(",red,", ",grey,") if line.endswith(",test") else line for line in questions]
+    assert wrong != questions
+    (changed / "questions.csv").write_text("\n".join(wrong) + "\n")
+    documents = [
+        run(model, where, tmp_path / name / "run", training={"epochs": 1})
+        for name, where in (("one", data), ("other", changed))
+    ]
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "other")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    found = [document["data"]["vqa/test"]["fingerprint"] for document in documents]
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_frozen_layers_run_once_a_sample_and_the_weights_stay_the_same(family: str, data: Path, tmp_path: Path) -> None:
+    still = {"dropout_rate": 0.0} if family == "t5" else {"dropout": 0.0}
+    model = save_language_model(tmp_path / "model", family, **still)
+    method = {"name": "adapter", "reduction": 4, "sites": ["encoder.1.feed_forward", "decoder.*.feed_forward"]}
+    documents = [
+        run(
+            model,
+            data,
+            tmp_path / str(cached) / "run",
+            method=method,
+            also_train=[],
+            training={"epochs": 2, "cache_frozen": cached, "learning_rate": 1e-3},
+        )
+        for cached in (True, False)
+    ]
+    assert documents[0]["frozen_layers"] == {"vqa": 1, "caption": 1}
+    samples = sum(entry["examples"] for name, entry in documents[0]["data"].items() if not name.endswith("/test"))
+    assert documents[0]["cached"]["computed"] == samples  # each once, of train and val
+    assert documents[0]["cached"]["reused"] == (48 + 24) + 2 * (16 + 8)  # the second epoch, two more validations
+    assert documents[1]["cached"] is None
+    one, other = weights(tmp_path / "True"), weights(tmp_path / "False")
+    assert all(torch.allclose(one[key], other[key], atol=1e-4) for key in one)
+    losses = [[entry["loss"] for entry in found["history"] if "loss" in entry] for found in documents]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_layers_are_frozen_for_tasks_without_images(model: Path, data: Path, tmp_path: Path) -> None:
+    tasks = recipe(model, data, tmp_path)["tasks"] | {"words": {"task": "tiny-words"}}
+    method = {"name": "adapter", "reduction": 4, "sites": ["encoder.1.feed_forward"]}
+    also = ["visual_embedding.*"]
+    document = run(
+        model, data, tmp_path / "run", tasks=tasks, method=method, also_train=also, training={"max_steps": 30}
+    )
+    assert document["frozen_layers"] == {"vqa": 0, "caption": 0, "words": 1}
+    assert document["data"].keys() >= {"words/train"}
+    assert "words/test" not in document["data"]  # it has none
+
+
+@register_task("tiny-words")
+@dataclass(frozen=True)
+class Words(Task):
+    """A task without images, and without val and test."""
+
+    prefix: str = "what "
+    metric: ClassVar[str] = "accuracy"
+
+    def load(self, split: str) -> list[Example]:
+        if split != "train":
+            raise NoSuchSplit("there is train alone")
+        return [Example(str(row), (), "is it ?", (("red", 1.0),), "red") for row in range(5)]
+
+    def score(self, examples: Any, answers: Any) -> dict[str, float]:
+        raise NotImplementedError
+
+    def write(self, examples: Any, answers: Any, path: Path) -> None:
+        raise NotImplementedError
+
+
+def test_bfloat16_trains_and_answers(model: Path, data: Path, tmp_path: Path) -> None:
+    training = {"max_steps": 3, "dtype": "bfloat16", "gradient_checkpointing": True}
+    document = run(model, data, tmp_path / "run", training=training)
+    assert document["steps"] == 3
+    assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
+    again = evaluate(tmp_path / "run", device="cpu")
+    assert again["metrics"]["vqa"]["accuracy"] == document["metrics"]["vqa/test"]["accuracy"]["mean"]
+
+
+def test_the_best_adapters_are_kept_and_patience_ends(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([1.0, 5.0, 2.0, 3.0, 9.0])
+    monkeypatch.setattr("crossgraft.training.run.mean_score", lambda *_: next(scores, 0.0))
+    seen: list[dict[str, torch.Tensor]] = []
+    keep = MultiTaskTrainer.evaluate
+
+    def evaluated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append({key: value.clone() for key, value in adapter_state(self.model, "adapter").items()})
+        return keep(self, *args, **kwargs)
+
+    monkeypatch.setattr(MultiTaskTrainer, "evaluate", evaluated)
+    document = run(model, data, tmp_path / "run", training={"epochs": 9, "patience": 2, "validation_limit": 2})
+    assert len(seen) == 4
+    assert document["steps"] == 4 * (12 + 6)
+    assert all(torch.equal(value, seen[1][key]) for key, value in weights(tmp_path).items())
+
+
+@pytest.mark.parametrize("what", ["image", "array"])
+def test_a_damaged_image_costs_its_examples(
+    model: Path, data: Path, tiny_clip: Path, tmp_path: Path, what: str
+) -> None:
+    changed = shutil.copytree(data, tmp_path / "data")
+    visual: dict[str, Any] = {"side": 2, "feature_width": WIDTH}
+    if what == "array":
+        path = changed / "images" / "0.npy"
+        path.write_bytes(path.read_bytes()[:-5])
+    else:
+        for number in range(40):
+            (changed / "images" / f"{number}.npy").unlink()
+            Image.new("RGB", (40, 40), (number, 99, 0)).save(changed / "images" / f"{number}.png")
+        for name in ("questions.csv", "captions.json"):
+            (changed / name).write_text((changed / name).read_text().replace(".npy", ".png"))
+        (changed / "images" / "0.png").write_bytes(b"no picture")
+        visual = {"encoder": str(tiny_clip), "side": 2, "store": str(tmp_path / "store")}
+    training = {"max_steps": 1, "validate": False}
+    document = run(model, changed, tmp_path / "run", visual=visual, training=training)
+    assert document["skipped_examples"] == 3  # two questions, a caption
+    assert document["data"]["vqa/train"]["examples"] == 46
+    again = evaluate(tmp_path / "run", split="train", device="cpu")
+    assert len(again["skipped"]) == 3
+
+
+def test_what_val_is_for(model: Path, data: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(data, tmp_path / "data")
+    lines = (changed / "questions.csv").read_text().splitlines()
+    blank = [",".join([*line.split(",")[:2], "", "val"]) if line.endswith(",val") else line for line in lines]
+    (changed / "questions.csv").write_text("\n".join(blank) + "\n")
+    tasks = {"vqa": recipe(model, changed, tmp_path)["tasks"]["vqa"]}
+    with pytest.raises(InputError, match="no task has a val with answers"):
+        run(model, changed, tmp_path / "run", tasks=tasks)
+    document = run(model, changed, tmp_path / "run", tasks=tasks, training={"max_steps": 1, "validate": False})
+    assert document["metrics"].keys() == {"vqa/test"}
+    found = evaluate(tmp_path / "run", split="val", device="cpu")  # answered, not scored
+    assert found["metrics"] == {}
+    assert len(json.loads(Path(found["answers"]["vqa"]).read_text())) == 16
 
 
 SCRIPT = """

@@ -55,6 +55,7 @@ BART: dict[str, Any] = {
     "pad_token_id": 0,
     "eos_token_id": 1,
     "forced_eos_token_id": None,
+    "init_std": 0.2,
 }
 
 
@@ -75,7 +76,7 @@ def save_language_model(folder: Path, family: str = "t5", seed: int = 0, **confi
 
 
 def save_data(folder: Path, count: int = 40) -> Path:
-    """Images as feature arrays (4, WIDTH) that show a colour and a shape; questions.csv and captions.json about them."""
+    """Images as feature arrays (4, WIDTH) that show a colour and a shape; questions.csv and captions.json on them."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     rows, captions = ["image,question,answer,split"], []

@@ -68,6 +68,7 @@ def build_backbone(recipe: Recipe, feature_width: int, device: torch.device) -> 
         scale_to_words=recipe.visual.scale_to_words,
         dtype=torch.float32,
     )
+    backbone.config._name_or_path = recipe.backbone  # what adapters say that they are for
     return AdaptedModel(backbone.to(device))  # type: ignore[arg-type]
 
 
