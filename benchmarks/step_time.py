@@ -1,9 +1,9 @@
-"""Time and memory of a training step at BART-base's size, with random weights: who trains, and what need not be computed.
+"""Time and memory of a training step at BART-base's size (random weights): who trains, and what need not be computed.
 
     python benchmarks/step_time.py
 
-Each variant runs in a process of its own, all of them in each round; a row's ratio is the median over rounds of its step
-time over full fine-tuning's in the same round.
+Each variant runs in a process of its own, all of them in each round; a row's ratio is the median over rounds of its
+step time over full fine-tuning's in the same round.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import result_file
 from rich.console import Console
 from rich.table import Table
+
+from common import result_file
 
 TEXT, IMAGE, ANSWER, WIDTH = 20, 36, 6, 2048
 TOP = ["encoder.3-5.self_attention", "encoder.3-5.feed_forward", "decoder.3-5.*_attention", "decoder.3-5.feed_forward"]

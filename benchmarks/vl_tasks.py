@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import result_file
 from rich.console import Console
 from rich.table import Table
+
+from common import result_file
 
 V = '["visual_embedding.*"]'
 METHODS = {

@@ -15,8 +15,9 @@ from crossgraft.errors import InputError
 
 @contextmanager
 def replacing(folder: Path, files: Sequence[str], what: str) -> Iterator[Path]:
-    """A new folder to write into; after the `with` it stands in the place of `folder`. If the body fails, what was there
-    stays.
+    """A new folder to write into; after the `with` it stands in the place of `folder`.
+
+    If the body fails, what was there stays.
 
     Args:
         folder: absent, empty, or a folder that holds only `files` and is replaced.

@@ -1,4 +1,4 @@
-"""Open registries: anything with a name adds itself with a decorator, and a misspelt name is met with the nearest one."""
+"""Open registries: things add themselves with a decorator, and a misspelt name is met with the nearest one."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EMOJI, Cli
 
+from conftest import EMOJI, Cli
 from crossgraft.training.answerer import Answerer
 from crossgraft.training.recipe import recipe_from
 from crossgraft.training.run import evaluate, train

@@ -33,7 +33,7 @@ def params(
     files = [Path(text) for text in recipes if "=" not in text]
     changes = [text for text in recipes if "=" in text]
     if not files:
-        raise InputError("no recipe was given; give a YAML file, such as recipes/vl_adapter/image-bart-single-adapter.yaml")
+        raise InputError("no recipe was given; give a YAML file, such as recipes/pocket/easy-vqa.yaml")
     rows = []
     for file in files:
         recipe = load_recipe(file, changes)
