@@ -1,11 +1,12 @@
-"""A language model's configuration, also where no weights and no hub are at hand."""
+"""A language model by name: its configuration, also where no weights and no hub are at hand, and its weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from crossgraft.errors import InputError
 from crossgraft.files import read_json
@@ -40,3 +41,21 @@ def language_config(name: str) -> PreTrainedConfig:
             f"backbone {name!r}: its configuration cannot be had ({reason}); known without weights: "
             f"{', '.join(known_architectures())}"
         ) from error
+
+
+def pretrained(name: str, families: Sequence[str], **options: Any) -> Any:
+    """A sequence-to-sequence language model of one of some families, from a folder or by its Hugging Face name.
+
+    Raises:
+        InputError: no such model, or it is of another family.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type not in families:
+            raise InputError(f"{name} is a {config.model_type} model; sight is for {', '.join(families)}")
+        return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
+    except InputError:
+        raise
+    except Exception as error:  # transformers meets damaged files and absent hubs with nearly any exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot load {name!r} as a folder or Hugging Face name: {reason}") from error

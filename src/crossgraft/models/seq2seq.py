@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from crossgraft.adapt.prefix import captured, resumed
 from crossgraft.adapt.sites import find_stacks
 from crossgraft.errors import InputError
+from crossgraft.models.architecture import pretrained
 from crossgraft.models.configuration import FAMILIES, VisionSeq2SeqConfig
 from crossgraft.models.visual_embedding import VisualEmbedding
 
@@ -94,7 +95,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         Raises:
             InputError: no such model, or it is of another family.
         """
-        language_model = _pretrained(name, kwargs)
+        language_model = pretrained(name, FAMILIES, **kwargs)
         if extra_tokens:
             # T5's configuration says "tied" whatever the file held, and resizing would go by it.
             output = language_model.get_output_embeddings().weight
@@ -299,16 +300,3 @@ def _norm(language: PreTrainedConfig) -> Callable[[int], nn.Module]:
     if language.model_type == "t5":
         return lambda width: T5LayerNorm(width, eps=language.layer_norm_epsilon)
     return nn.LayerNorm
-
-
-def _pretrained(name: str, options: dict[str, Any]) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(name)
-        if config.model_type not in FAMILIES:
-            raise InputError(f"{name} is a {config.model_type} model; sight is for {', '.join(FAMILIES)}")
-        return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
-    except InputError:
-        raise
-    except Exception as error:  # transformers meets damaged files and absent hubs with nearly any exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot load {name!r} as a folder or Hugging Face name: {reason}") from error
