@@ -25,14 +25,28 @@ class Epochs(TrainerCallback):
 
 
 class SaveAfterValidation(TrainerCallback):
-    """A checkpoint at the end of each epoch knows its validation; one before it would make a resumed run skip that."""
+    """Checkpoints at the ends of epochs, and so that they know the epoch's validation: one before it would make a resumed
+    run skip that.
+
+    Args:
+        seconds: epochs that end sooner than that after the last checkpoint need none of their own. A last one is written
+            when training is done.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_training_stop or state.epoch == int(state.epoch):
             control.should_save = False
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = True
+        done = control.should_training_stop or state.global_step >= state.max_steps
+        control.should_save = done or time.monotonic() - self._saved >= self._seconds
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved = time.monotonic()
 
 
 class Patience(TrainerCallback):

@@ -35,6 +35,8 @@ from crossgraft.training.prefix_cache import PrefixCache, inputs_of, samples_of
 from crossgraft.training.recipe import Training
 from crossgraft.training.run_folder import CHECKPOINTS
 
+EPOCH_SECONDS = 60.0  # shorter epochs have no checkpoint each, which for full fine-tuning is three times the model
+
 Validation = Callable[[], dict[str, float]]
 """-> metrics, of which "mean" decides when to stop and what is best."""
 
@@ -123,7 +125,7 @@ class MultiTaskTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over samples
         self.remove_callback(PrinterCallback)  # it prints on stdout, which belongs to --json
         self.add_callback(Epochs(batches))
-        self.add_callback(SaveAfterValidation())
+        self.add_callback(SaveAfterValidation(EPOCH_SECONDS if training.checkpoint_steps is None else 0.0))
         if training.patience is not None:
             self.add_callback(Patience(training.patience))
         self._began = time.monotonic()
