@@ -25,12 +25,11 @@ class Epochs(TrainerCallback):
 
 
 class SaveAfterValidation(TrainerCallback):
-    """Checkpoints at the ends of epochs, and so that they know the epoch's validation: one before it would make a resumed
-    run skip that.
+    """Checkpoints at the ends of epochs that know the epoch's validation: a run resumed before it would skip it.
 
     Args:
-        seconds: epochs that end sooner than that after the last checkpoint need none of their own. A last one is written
-            when training is done.
+        seconds: epochs that end sooner than that after the last checkpoint need none of their own. A last one is
+            written when training is done.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -50,8 +50,9 @@ class Training:
     `max_steps`, if given, stands over `epochs`. `sampling`: how often each task's batches come: in proportion to their
     number, to its power 1 / `temperature`, or equally. `text_length`, `answer_length`: tokens after which texts are
     cut, where a task does not say.
-    `dtype`: "bfloat16" trains and answers under autocast. `checkpoint_steps`: steps between checkpoints
-    (None: at the ends of epochs, at most one a minute). `validation_limit`: only so many examples of each task, the first ones, are validated on.
+    `dtype`: "bfloat16" trains and answers under autocast. `checkpoint_steps`: steps between checkpoints (None: at the
+    ends of epochs, at most one a minute). `validation_limit`: only so many examples of each task, the first ones, are
+    validated on.
     `patience`: epochs without a better mean validation score after which training stops (None: never).
     `cache_frozen`: keep what frozen layers give, where that is always the same (`adapt.prefix`).
     """
