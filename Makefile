@@ -23,9 +23,6 @@ demo: models
 		--test demo/emoji/fluent.json --test demo/emoji/twemoji.json --out runs/demo
 	$(BIN)/crossgraft predict runs/demo/adapters/xmadapter demo/emoji/fluent/fruit/*.webp
 	$(BIN)/crossgraft report runs/demo --out runs/demo/report.html
-	test -f runs/demo-questions/results.json || $(BIN)/crossgraft train recipes/pocket/easy-vqa.yaml out=runs/demo-questions \
-		$$(test -f runs/demo-questions/recipe.json && echo --resume)
-	$(BIN)/crossgraft evaluate runs/demo-questions
 
 test: models
 	$(BIN)/python -m pytest

@@ -19,4 +19,5 @@ def test_recipes_of_the_page() -> None:
         for name, fields in yaml.safe_load(block).items():
             assert make(name, **fields).name == name
             shown.add(name)
-    assert shown >= set(TASKS)
+    # Other tests add tasks of their own.
+    assert shown == {name for name, task in TASKS.items() if task.__module__.startswith("crossgraft.")}
