@@ -66,7 +66,7 @@ def test_a_question_about_four_videos_is_answered(pocket_home: Path, tmp_path: P
     (tmp_path / "tvqa.jsonl").write_text("\n".join(lines) + "\n")
     splits = {"train": {"lines": str(tmp_path / "tvqa.jsonl")}}
     task = {"task": "tvqa", "frames": str(tmp_path / "frames"), "splits": splits}
-    found = learn(tmp_path, task, "adapter", max_steps=70, learning_rate=5e-3)
+    found = learn(tmp_path, task, "full", max_steps=40, learning_rate=1e-3)
     assert found["metrics"]["only"]["accuracy"] == 100
 
     answerer = Answerer.load(tmp_path / "run", device="cpu")
