@@ -9,7 +9,7 @@ import torch
 
 from crossgraft.encoders.base import Encoder
 from crossgraft.environment import check_environment, quiet_transformers
-from crossgraft.errors import CrossgraftError, InputError
+from crossgraft.errors import CrossgraftError, InputError, first_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 """Name -> what the towers compute in; with int8, all but the image tower's big linear layers."""
@@ -57,10 +57,6 @@ def _load(name: str, device: torch.device, dtype: torch.dtype, draft: bool) -> E
     return _load_huggingface(name, device, dtype, draft)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def device_of(name: str) -> torch.device:
     """The device that a name means; "auto": CUDA, then Apple's MPS, then the CPU.
 
@@ -75,7 +71,7 @@ def device_of(name: str) -> torch.device:
         return device.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device {name!r} cannot be used here ({_first_line(error)}); choose auto, cpu, cuda, cuda:0, mps, ..."
+            f"device {name!r} cannot be used here ({first_line(error)}); choose auto, cpu, cuda, cuda:0, mps, ..."
         ) from None
 
 
@@ -97,13 +93,13 @@ def _load_huggingface(name: str, device: torch.device, dtype: torch.dtype, draft
         model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except ImportError as error:  # SigLIP's older tokenizers need sentencepiece
-        raise CrossgraftError(f"{name} needs a package that is not installed: {_first_line(error)}") from error
+        raise CrossgraftError(f"{name} needs a package that is not installed: {first_line(error)}") from error
     except CrossgraftError:
         raise
     except Exception as error:  # transformers meets damaged files with nearly any exception
         raise InputError(
             f"cannot load {name!r}: it is no pocket model ({', '.join(DUAL_ENCODERS)}), and as a folder or "
-            f"Hugging Face name it failed: {_first_line(error)}"
+            f"Hugging Face name it failed: {first_line(error)}"
         ) from error
     if absent := sorted(loading["missing_keys"]):  # transformers fills these with random numbers
         raise InputError(f"{name}: its weights lack {len(absent)} tensors of the model, such as {absent[0]}")

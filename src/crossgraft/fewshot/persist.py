@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from crossgraft.fewshot.calibration import Calibration
 from crossgraft.fewshot.model_card import model_card
 from crossgraft.fewshot.registry import get_method
 from crossgraft.folders import replacing
+from crossgraft.tensors import read_tensors
 
 T = TypeVar("T")
 
@@ -240,12 +240,7 @@ def _read_classes(config: _Config) -> np.ndarray:
 
 def _read_tensors(path: Path, method: type[FewShotClassifier], n_classes: int, n_features: int) -> dict[str, Tensor]:
     """Read the state tensors and check names, types, and that all shapes agree with each other and with the classes."""
-    try:
-        tensors = load_file(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); expected an adapter folder") from error
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); save the adapter again") from error
+    tensors = read_tensors(path)
     expected = {"text_": ("N", "d"), **method.state}
     if tensors.keys() != expected.keys():
         missing, others = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())

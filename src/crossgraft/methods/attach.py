@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crossgraft import __version__
@@ -28,6 +27,7 @@ from crossgraft.methods import peft_format
 from crossgraft.methods.base import Method, get_method
 from crossgraft.methods.card import card
 from crossgraft.methods.shards import class_name, fill, is_sharded, whole
+from crossgraft.tensors import read_tensors
 
 SCHEMA_VERSION = 1
 CONFIG_FILE, TENSOR_FILE, CARD_FILE = FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
@@ -248,12 +248,7 @@ def _check_backbone(model: AdaptedModel, name: str, recorded: Mapping[str, Any],
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        state = load_file(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); expected an adapter folder") from error
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); save the adapter again") from error
+    state = read_tensors(path)
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"{path}: {key} holds values that are not finite; its training diverged, train it again")

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig
 
-from crossgraft.errors import InputError
+from crossgraft.errors import InputError, first_line
 from crossgraft.files import read_json
 from crossgraft.pocket.resolve import model_folder
 from crossgraft.pocket.sources import POCKET_MODELS
@@ -36,7 +36,7 @@ def language_config(name: str) -> PreTrainedConfig:
     except InputError:
         raise
     except Exception as error:  # transformers meets absent hubs and damaged files with nearly any exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"backbone {name!r}: its configuration cannot be had ({reason}); known without weights: "
             f"{', '.join(known_architectures())}"
@@ -57,5 +57,5 @@ def pretrained(name: str, families: Sequence[str], **options: Any) -> Any:
     except InputError:
         raise
     except Exception as error:  # transformers meets damaged files and absent hubs with nearly any exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"cannot load {name!r} as a folder or Hugging Face name: {reason}") from error

@@ -56,6 +56,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         given = language_model is not None
         self.language_model: Any = language_model if given else AutoModelForSeq2SeqLM.from_config(language)
         self.visual_embedding = VisualEmbedding(config.feature_width, language.d_model, config.images, _norm(language))
+        self.encoder_stack = find_stacks(self)["encoder"]
         self._text_length = self._visual_length = self._length = 0  # of the batch that is being encoded
         encoder = self.language_model.get_encoder()
         if language.model_type == "t5":
@@ -203,13 +204,12 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         visual_mask: Tensor | None = None,
     ) -> Prefix:
         """The states after the first `layers` layers of the encoder, for inputs as in `embed`; without dropout."""
-        stack = find_stacks(self)["encoder"]
-        last = self.get_submodule(stack.layer_path(layers - 1))
+        last = self.get_submodule(self.encoder_stack.layer_path(layers - 1))
         was_training = self.training
         self.eval()
         embeds, mask = self.embed(input_ids, attention_mask, visual, visual_mask)
         try:
-            with captured(self, stack, layers) as states, suppress(_Stop), _stopping(last):
+            with captured(self, self.encoder_stack, layers) as states, suppress(_Stop), _stopping(last):
                 self.language_model.get_encoder()(inputs_embeds=embeds, attention_mask=mask, return_dict=True)
         finally:
             self.train(was_training)
@@ -219,7 +219,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         """The encoder's states from where a prefix left off, and the mask, as `encode` gives them."""
         self._text_length = prefix.text_length
         self._visual_length = prefix.states.shape[1] - prefix.text_length
-        with resumed(self, find_stacks(self)["encoder"], prefix.layers, prefix.states):
+        with resumed(self, self.encoder_stack, prefix.layers, prefix.states):
             encoder = self.language_model.get_encoder()
             states = encoder(inputs_embeds=prefix.states, attention_mask=prefix.mask, return_dict=True)
         return states, prefix.mask

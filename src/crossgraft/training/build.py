@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from crossgraft.adapt import AdaptedModel
-from crossgraft.errors import InputError
+from crossgraft.errors import InputError, first_line
 from crossgraft.methods.attach import attach, parameter_counts
 from crossgraft.models.architecture import language_config
 from crossgraft.models.seq2seq import VisionSeq2Seq, VisionSeq2SeqConfig
@@ -85,5 +85,5 @@ def load_tokenizer(name: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # as for the model
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"backbone {name!r}: its tokenizer cannot be loaded ({reason})") from error

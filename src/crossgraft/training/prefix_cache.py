@@ -92,7 +92,7 @@ class PrefixCache:
         return fresh
 
     def _read(self, place: _Place, model: VisionSeq2Seq) -> tuple[Tensor, int]:
-        length, width = place.words + place.tokens, model.config.language_config().d_model
+        length, width = place.words + place.tokens, model.encoder_stack.width
         content = os.pread(self._file, length * width * 4, place.offset)
         return torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(length, width).copy()), place.words
 
