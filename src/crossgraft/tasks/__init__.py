@@ -7,6 +7,7 @@ from crossgraft.tasks import (  # noqa: F401  (each registers its tasks)
     nlvr1,
     nlvr2,
     own_data,
+    scienceqa,
     snli_ve,
     video_captions,
     video_qa,

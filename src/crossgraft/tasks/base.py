@@ -31,6 +31,8 @@ class Example:
         rows: which rows of a feature file (n, d) to read, in order, where `images` is that one file (the frames of a
             video, see `crossgraft.tasks.video.read_features`); empty: all of it.
         about: what the result file repeats of the official line, such as a clip's name; None where it needs nothing.
+        choices: the answers that this example offers, of which targets are some; empty: those of the task, see
+            `Decoding.choices`.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Example:
     reference: Any = None
     rows: tuple[int, ...] = ()
     about: Any = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
