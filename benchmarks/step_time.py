@@ -58,8 +58,8 @@ def measure(name: str, batch_size: int, steps: int, device: str, dtype: str) -> 
     from crossgraft.models.architecture import language_config
     from crossgraft.models.seq2seq import VisionSeq2Seq, VisionSeq2SeqConfig
     from crossgraft.reporting.results import peak_memory_mb
+    from crossgraft.training.forms.seq2seq import weighted_loss
     from crossgraft.training.prefix_cache import PrefixCache
-    from crossgraft.training.trainer import weighted_loss
 
     torch.manual_seed(0)
     variant = VARIANTS[name]

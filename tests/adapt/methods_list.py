@@ -10,10 +10,12 @@ from crossgraft.methods.adapter import Adapter
 from crossgraft.methods.attach import attach
 from crossgraft.methods.base import Method
 from crossgraft.methods.compacter import Compacter
+from crossgraft.methods.dvp import DVP
 from crossgraft.methods.hyperformer import Hyperformer
 from crossgraft.methods.lora import LoRA
 from crossgraft.methods.parameters_only import BitFit, FullFineTuning
 from crossgraft.methods.prompt_tuning import Prompt
+from crossgraft.methods.visual_tokens import VisualTokens
 
 METHODS: dict[str, Method] = {
     "adapter": Adapter(reduction=4),
@@ -26,17 +28,30 @@ METHODS: dict[str, Method] = {
     "lora-multiple": LoRA(r=3, dropout=0.0, sharing="multiple"),
     "prompt": Prompt(length=3, hidden=8),
     "prompt-multiple": Prompt(length=2, hidden=0, sharing="multiple"),
+    "dvp": DVP(layer=1, feature_width=6, dropout=0.0),
+    "dvp-encoder": DVP(layer=0, stack="encoder", tokens=2, query="mean", feature_width=6, dropout=0.0),
+    "visual-tokens": VisualTokens(feature_width=6),
     "bitfit": BitFit(),
     "full": FullFineTuning(),
 }
 TASKS = ("a", "b")
-WITHOUT_BIASES = ("t5", "llama", "mistral")
+WITHOUT_BIASES = ("t5", "sighted-t5", "llama", "mistral")
 SINGLE_TOWERS = ("clip-text", "clip-vision")
+CAUSAL = ("llama", "qwen2", "mistral")
+INSERTED = ("dvp", "dvp-encoder", "visual-tokens")
+TOKENS = ("prompt", *INSERTED)  # change what is attended to
+VISUAL = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))  # what methods that look at images are shown
 
 
 def fits(method: str, family: str) -> bool:
     """Whether a family has what a method needs."""
-    if METHODS[method].name == "prompt":
+    if method in INSERTED and family.startswith("sighted"):
+        return False  # it has visual tokens of its own
+    if method == "dvp" and family in ("bart", "marian"):
+        return False  # their decoders count positions by their cache
+    if method == "dvp-encoder" and family in CAUSAL:
+        return False
+    if method.startswith("prompt") or method in INSERTED:
         return family not in SINGLE_TOWERS
     return method != "bitfit" or family not in WITHOUT_BIASES
 
@@ -48,6 +63,7 @@ def adapted(method: str, family: str, *, moved: bool = True, seed: int = 0) -> A
     also = ("layer_norms",) if method in ("adapter", "lora") else ()
     attach(model, "new", METHODS[method], tasks=TASKS, also_train=also)
     model.set_task("a")
+    model.set_memory(visual=VISUAL)
     if moved:
         move(model, seed)
     return model.eval()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods_list import METHODS, TASKS, adapted, fits, move
+from methods_list import INSERTED, METHODS, TASKS, TOKENS, VISUAL, adapted, fits, move
 from tiny_models import GENERATORS, backbone, inputs, output
 from torch import nn
 
@@ -37,7 +37,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 # Tokens before a text change what is attended to.
-@pytest.mark.parametrize(("method", "family"), [pair for pair in PAIRS if METHODS[pair[0]].name != "prompt"])
+@pytest.mark.parametrize(("method", "family"), [pair for pair in PAIRS if not pair[0].startswith(TOKENS)])
 @torch.no_grad()  # attention chooses its kernel by what requires gradients
 def test_a_new_module_changes_nothing_to_the_bit(method: str, family: str) -> None:
     plain = output(family, backbone(family), inputs(family))
@@ -58,6 +58,15 @@ def test_only_its_parameters_are_trained_and_all_of_them_are(method: str, family
     touched = [value.grad is not None and value.grad.abs().sum() > 0 for value in model.tuned("new").values()]
     # Boxes are all zero, so what multiplies them learns nothing; and not all of a backbone is used.
     assert all(touched) or (any(touched) and (method == "full" or family.startswith("sighted")))
+
+
+@pytest.mark.parametrize(("method", "family"), [pair for pair in PAIRS if pair[0] in INSERTED])
+@torch.no_grad()
+def test_without_an_image_the_text_is_read_as_by_the_backbone_to_the_bit(method: str, family: str) -> None:
+    model, plain = adapted(method, family), output(family, backbone(family), inputs(family))
+    assert not torch.equal(output(family, model, inputs(family)), plain)
+    model.set_memory()
+    assert torch.equal(output(family, model, inputs(family)), plain)
 
 
 @every_pair
@@ -91,6 +100,7 @@ def test_saving_and_loading_is_exact(method: str, family: str, tmp_path: Any) ->
     save_adapter(model, "new", tmp_path)
     fresh = AdaptedModel(backbone(family))
     load_adapter(fresh, tmp_path, name="again")
+    fresh.set_memory(visual=VISUAL)
     for task, value in zip(TASKS, expected, strict=True):
         assert torch.equal(output(family, _task(fresh.eval(), task), inputs(family)), value)
 
@@ -143,8 +153,10 @@ def test_rows_with_different_adapters_equal_one_by_one(method: str, family: str)
     single = []
     for row, route in enumerate(routes):
         model.set_active(*(route.adapters if route else ()), task=route.task if route else None)
+        model.set_memory(visual=VISUAL[row : row + 1])
         single.append(output(family, model, {name: value[row : row + 1] for name, value in batch.items()}))
     model.set_rows(routes)
+    model.set_memory(visual=VISUAL)
     together = output(family, model, batch)
     torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, CLIPVisionConfig, Siglip2Config
 
 from conftest import tower
-from crossgraft.encoders.load import load_encoder
+from crossgraft.encoders.load import grid_width, load_encoder
 from crossgraft.errors import CrossgraftError, InputError
 
 
@@ -113,6 +113,13 @@ def test_a_processor_that_cannot_be_expressed_is_refused(tiny_clip: Path, tmp_pa
     (copy / "preprocessor_config.json").write_text(json.dumps(config | {"do_pad": True}))
     with pytest.raises(InputError, match="do_pad"):
         load_encoder(str(copy), device="cpu")
+
+
+def test_the_width_of_a_grid_needs_no_weights(tiny_clip: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_clip / "config.json", tmp_path / "config.json")
+    assert grid_width(str(tmp_path)) == load_encoder(str(tiny_clip), device="cpu").grid_shape[1]
+    with pytest.raises(InputError, match=r"cannot be had .* set visual\.feature_width"):
+        grid_width(str(tmp_path / "none"))
 
 
 def test_a_processor_saved_as_a_whole_is_read_too(tiny_clip: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_values(method: str, options: dict[str, Any], message: str) -> None:
         ("t5", Adapter(sites="*.feed_forward"), {}, r"sites: expected a list .* write \['\*\.feed_forward'\]"),  # type: ignore[arg-type]
         ("llama", Hyperformer(reduction=4, sites=("*.self_attention.k",)), {}, r"sites: .* is 8 wide"),
         ("t5", LoRA(sites=("*.input",)), {}, r"sites: LoRA is for linear layers, and encoder\.0\.input is none"),
-        ("t5", BitFit(), {}, r"T5ForConditionalGeneration has none; choose another method"),
+        ("t5", BitFit(), {}, r"layers of this T5ForConditionalGeneration have none; choose another method"),
         ("clip-vision", Prompt(), {}, r"this one has vision"),
         *(("t5", method, {}, r"sharing is 'multiple', which tells tasks apart, and none were named")
           for method in (Adapter(sharing="multiple"), LoRA(sharing="multiple"), Prompt(sharing="multiple"))),
@@ -82,6 +82,11 @@ def test_what_does_not_fit_a_model(family: str, method: Method, arguments: dict[
         attach(model, "new", method, **arguments)
     assert not model.grafts
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.backbone.modules())
+
+
+def test_biases_beside_the_layers_are_no_reason_for_bitfit() -> None:
+    with pytest.raises(InputError, match=r"layers of this VisionSeq2Seq have none"):
+        attach(AdaptedModel(backbone("sighted-t5")), "new", BitFit())
 
 
 def test_a_recipe_names_the_key_as_well() -> None:

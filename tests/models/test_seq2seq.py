@@ -146,6 +146,19 @@ def test_more_words_leave_the_old_ones_and_the_head(tied: bool, tmp_path: Path) 
     assert torch.equal(again.get_input_embeddings().weight, words)
 
 
+def test_added_words_are_the_same_whatever_was_drawn_before(model: VisionSeq2Seq, family: str, tmp_path: Path) -> None:
+    model.language_model.save_pretrained(tmp_path)
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {"feature_width": WIDTH, "extra_tokens": 5}
+        made.append(VisionSeq2Seq.from_language_model(str(tmp_path), seed=3, **options).state_dict())
+    assert all(torch.equal(one, made[1][name]) for name, one in made[0].items())
+    rows = made[0]["language_model.shared.weight" if family == "t5" else "language_model.model.shared.weight"]
+    assert rows[-5:].std() == pytest.approx(float(rows[:-5].std()), rel=0.4)
+    assert len(rows.unique(dim=0)) == len(rows)
+
+
 def test_t5_has_a_position_bias_between_texts_alone(tmp_path: Path) -> None:
     plain_model("t5").save_pretrained(tmp_path)
     model = VisionSeq2Seq.from_language_model(str(tmp_path), feature_width=WIDTH)

@@ -15,7 +15,10 @@ import torch
 import yaml
 from tiny_run import recipe, save_data, save_language_model
 
+from crossgraft.errors import InputError
 from crossgraft.files import exclusive
+from crossgraft.training import trainer
+from crossgraft.training.run import check_encoder
 
 Write = Callable[..., Path]
 
@@ -165,6 +168,29 @@ def test_adapters_are_for_one_backbone(done: Path, folder: Path, tmp_path: Path,
     assert "this backbone has other weights" in cli("evaluate", run, "--device", "cpu").error
     shutil.rmtree(run / "adapters")
     assert "the run is not finished" in cli("evaluate", run, "--device", "cpu").error
+
+
+def test_images_are_encoded_as_they_were_in_training(done: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(done, tmp_path / "copy")
+    document = json.loads((run / "results.json").read_text())
+    document["encoder"]["fingerprint"] = "a" * 64
+    (run / "results.json").write_text(json.dumps(document))
+    check_encoder(run, "a" * 64)
+    check_encoder(run, None)  # arrays, of which nothing is known
+    with pytest.raises(InputError, match=r"another image encoder \(aaaaaaaaaaaa\) than this one \(bbbbbbbbbbbb\)"):
+        check_encoder(run, "b" * 64)
+
+
+def test_a_device_that_cannot_is_refused_and_leaves_nothing(
+    write: Write, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise ValueError("Your setup doesn't support bf16/gpu.\nMore.")
+
+    monkeypatch.setattr(trainer, "_arguments", refuse)
+    outcome = cli("train", write(), "--device", "cpu")
+    assert (outcome.code, outcome.error) == (2, "training: Your setup doesn't support bf16/gpu.")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from crossgraft.training import prefix_cache
 from crossgraft.training.answering import answer, encoded_of
 from crossgraft.training.batches import Collator, TaskBatches
 from crossgraft.training.build import load_tokenizer
+from crossgraft.training.forms.seq2seq import Seq2SeqForm, weighted_loss
 from crossgraft.training.prefix_cache import PrefixCache
-from crossgraft.training.trainer import arguments, weighted_loss
+from crossgraft.training.trainer import arguments
 
 SIZES = {"large": 90, "small": 7, "one": 1}
 
@@ -105,7 +106,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def collator(tokenizer: Any, examples: list[Example], training: bool = True) -> Collator:
     tasks: dict[str, Any] = {"one": Drawing()}
     source: Any = Features()
-    return Collator(tasks, {"one": examples}, tokenizer, source, 4, 8, seed=0, training=training)
+    form = Seq2SeqForm(SimpleNamespace(), tasks)  # type: ignore[arg-type]
+    return Collator(tasks, {"one": examples}, tokenizer, source, form, 4, 8, seed=0, training=training)
 
 
 def test_a_batch_is_padded_and_draws_by_example_and_epoch(tokenizer: Any) -> None:
@@ -124,6 +126,7 @@ def test_a_batch_is_padded_and_draws_by_example_and_epoch(tokenizer: Any) -> Non
     assert set(collator(tokenizer, examples, training=False)(rows)) == {
         "rows",
         "task",
+        "examples",
         "input_ids",
         "attention_mask",
         "visual",
@@ -185,8 +188,9 @@ def test_the_answer_is_the_likeliest_choice(tokenizer: Any, choices: tuple[str, 
     assert len(set(found)) > 1
 
 
-def test_a_prefix_gives_what_the_whole_encoder_gives(tmp_path: Path) -> None:
-    model, given, device = adapted(["encoder.2.feed_forward", "decoder.*.feed_forward"]), inputs(), torch.device("cpu")
+@pytest.mark.parametrize("site", ["encoder.2.feed_forward", "encoder.2.input", "encoder.1.output"])
+def test_a_prefix_gives_what_the_whole_encoder_gives(site: str, tmp_path: Path) -> None:
+    model, given, device = adapted([site, "decoder.*.feed_forward"]), inputs(), torch.device("cpu")
     backbone: Any = model.backbone
     cache = PrefixCache(tmp_path)
     assert list(tmp_path.iterdir()) == []  # nothing for a kill to leave behind

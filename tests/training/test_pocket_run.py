@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from conftest import EMOJI, Cli
 from crossgraft.training.answerer import Answerer
@@ -48,6 +49,8 @@ def test_four_captions_are_learned_exactly(pocket_home: Path, tmp_path: Path, cl
 
     name, caption = next(iter(CAPTIONS.items()))
     assert cli("answer", tmp_path / "run", PICTURES / name, "--json").json["answer"] == caption
+    with Image.open(PICTURES / name) as picture:
+        assert Answerer.load(tmp_path / "run")([picture]) == caption  # as PIL has it
     assert "no such file" in cli("answer", tmp_path / "run", "none.png").error
     assert "did you mean 'only'" in cli("answer", tmp_path / "run", PICTURES / name, "--task", "onl").error
 

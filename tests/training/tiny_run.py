@@ -58,9 +58,18 @@ BART: dict[str, Any] = {
     "init_std": 0.2,
 }
 
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 64,
+}
+
 
 def save_language_model(folder: Path, family: str = "t5", seed: int = 0, **config: Any) -> Path:
-    """A random T5 or BART with a word tokenizer, as Hugging Face folders are."""
+    """A random T5, BART, BERT or LLaMA with a word tokenizer, as Hugging Face folders are."""
     tokenizer = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -68,7 +77,15 @@ def save_language_model(folder: Path, family: str = "t5", seed: int = 0, **confi
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
     ).save_pretrained(folder)
     torch.manual_seed(seed)
-    if family == "t5":
+    if family in ("bert", "llama"):
+        kind, config_class = (
+            (hf.BertModel, hf.BertConfig) if family == "bert" else (hf.LlamaForCausalLM, hf.LlamaConfig)
+        )
+        ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+        if family == "bert":
+            ids |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        kind(config_class(vocab_size=48, **SMALL | ids | config)).save_pretrained(folder)
+    elif family == "t5":
         hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=48, **T5 | config)).save_pretrained(folder)
     else:
         hf.BartForConditionalGeneration(hf.BartConfig(vocab_size=48, **BART | config)).save_pretrained(folder)

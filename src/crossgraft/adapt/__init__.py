@@ -2,6 +2,8 @@
 
 from crossgraft.adapt.adapted import AdaptedModel
 from crossgraft.adapt.graft import Graft
+from crossgraft.adapt.insertion import Inserted, Text
+from crossgraft.adapt.memory import Memories, Memory
 from crossgraft.adapt.routes import Route
 from crossgraft.adapt.sites import LAYOUTS, Layout, Site, Stack, find_sites, find_stacks, select_sites
 
@@ -9,10 +11,14 @@ __all__ = [
     "LAYOUTS",
     "AdaptedModel",
     "Graft",
+    "Inserted",
     "Layout",
+    "Memories",
+    "Memory",
     "Route",
     "Site",
     "Stack",
+    "Text",
     "find_sites",
     "find_stacks",
     "select_sites",

@@ -12,16 +12,19 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossgraft.adapt.copies import Copies
 from crossgraft.adapt.graft import Graft
 from crossgraft.adapt.hooks import GraftHooks
+from crossgraft.adapt.memory import Memory, checked
 from crossgraft.adapt.parameters import select_parameters
 from crossgraft.adapt.routes import Route, Routes, Rows, routes_of
 from crossgraft.adapt.sites import find_sites, find_stacks
 from crossgraft.errors import InputError
 from crossgraft.registry import nearest
+
+IGNORED = -100  # labels with this value are no target
 
 
 class AdaptedModel(nn.Module):
@@ -71,6 +74,10 @@ class AdaptedModel(nn.Module):
             )
         if in_place and self.grafts:
             raise InputError("training the backbone in place needs it without other adapters; detach them first")
+        for stack, layer in graft.inserted.items():
+            if stack not in self.stacks or not 0 <= layer < self.stacks[stack].n_layers:
+                have = ", ".join(f"{name} with layers 0 to {own.n_layers - 1}" for name, own in self.stacks.items())
+                raise InputError(f"tokens are to enter layer {layer} of {stack!r}; this model has {have}")
         if unknown := [site for site in graft.sites if site not in self.sites]:
             raise InputError(f"the graft is for a site {unknown[0]!r}, which this model does not have")
         tuned = select_parameters(self.backbone, tune)
@@ -112,6 +119,34 @@ class AdaptedModel(nn.Module):
             for name in self._known(route.adapters):
                 self.grafts[name].check_task(route.task)  # type: ignore[operator]
         self._set_routes(rows)
+
+    def set_memory(self, *, question: Tensor | None = None, **memories: Memory | Tensor | None) -> None:
+        """What the batches to come look at beside the text, by name: `visual=tokens` (B, T, g), or a `Memory` with a
+        mask. What is not named is forgotten: without any, adapters that make tokens of a memory leave the text alone.
+
+        A batch whose rows were repeated (beams) repeats the memory's likewise.
+
+        Args:
+            question: of a causal model's texts, which tokens ask (B, L); what follows is an answer, of which adapters
+                make nothing. By default it is where `labels` are -100, all that `generate` is given, or everything.
+
+        Raises:
+            InputError: shapes that are none of a memory.
+        """
+        self._hooks.question = question
+        self._hooks.memories = {name: checked(name, memory) for name, memory in memories.items() if memory is not None}
+
+    @contextmanager
+    def remembering(
+        self, *, question: Tensor | None = None, **memories: Memory | Tensor | None
+    ) -> Iterator[AdaptedModel]:
+        """`set_memory`, inside a `with`."""
+        before, asked = self._hooks.memories, self._hooks.question
+        self.set_memory(question=question, **memories)
+        try:
+            yield self
+        finally:
+            self._hooks.memories, self._hooks.question = before, asked
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -175,7 +210,7 @@ class AdaptedModel(nn.Module):
         """
         self._known((name,))
         graft: Graft = self.grafts[name]  # type: ignore[assignment]
-        if graft.prompted:
+        if graft.prompted or graft.inserted:
             raise InputError(f"{name!r} puts tokens before the text, which no change of weights equals")
         deltas = graft.deltas(task) if graft.sites else {}
         tuned = self._copies.of(name)
@@ -197,11 +232,29 @@ class AdaptedModel(nn.Module):
     # ---------------------------------------------------------------- the model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.backbone(*args, **kwargs)
+        labels = kwargs.get("labels")
+        with self._asking(None if labels is None else labels == IGNORED):
+            return self.backbone(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's `generate`, with the adapters."""
-        return self.backbone.generate(*args, **kwargs)  # type: ignore[operator]
+        given = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else kwargs.get("inputs_embeds")))
+        asked = None if given is None else torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        with self._asking(asked):
+            return self.backbone.generate(*args, **kwargs)  # type: ignore[operator]
+
+    @contextmanager
+    def _asking(self, question: Tensor | None) -> Iterator[None]:
+        """Inside the `with`, tokens that enter a causal model are made of this part (B, L) of the text, unless
+        `set_memory` has said of which."""
+        if not self._hooks.ask or self._hooks.question is not None:
+            yield
+            return
+        self._hooks.question = question
+        try:
+            yield
+        finally:
+            self._hooks.question = None
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -6,26 +6,34 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from crossgraft.adapt.insertion import Inserted, Text
+from crossgraft.adapt.memory import Memories
 from crossgraft.adapt.sites import Site
 from crossgraft.errors import InputError
 
 
 class Graft(nn.Module):
-    """Base class. A method writes `change`, or `prompt`, or neither (if it only trains parameters of the backbone).
+    """Base class. A method writes `change`, `prompt` or `insert`, or none, if it only trains the backbone's parameters.
 
     Args:
         sites: the sites whose hidden states it changes.
         tasks: the tasks it tells apart; empty if it has one set of weights for all.
         prompted: names of the stacks that it puts tokens before.
+        inserted: stack -> the layer before which it lets tokens into that stack.
     """
 
     def __init__(
-        self, sites: Mapping[str, Site] | None = None, tasks: tuple[str, ...] = (), prompted: tuple[str, ...] = ()
+        self,
+        sites: Mapping[str, Site] | None = None,
+        tasks: tuple[str, ...] = (),
+        prompted: tuple[str, ...] = (),
+        inserted: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.sites = dict(sites or {})
         self.tasks = tasks
         self.prompted = prompted
+        self.inserted = dict(inserted or {})
 
     def change(self, site: Site, hidden: Tensor, given: Tensor, task: str | None) -> Tensor:
         """New hidden states for a site: hidden (B, L, width), given (B, L, width_in) what the hooked module was given,
@@ -34,6 +42,11 @@ class Graft(nn.Module):
 
     def prompt(self, stack: str, task: str | None) -> Tensor:
         """The tokens (P, width) before the text of a stack."""
+        raise NotImplementedError
+
+    def insert(self, stack: str, text: Text, memories: Memories, task: str | None) -> Inserted | None:
+        """The tokens (B, n, d) that enter a stack before its layer `inserted[stack]`; None where there is nothing to
+        make them of."""
         raise NotImplementedError
 
     def deltas(self, task: str | None) -> dict[str, Tensor]:

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from crossgraft.adapt.graft import Graft
+from crossgraft.adapt.insertion import Inserted, InsertionHooks, Pass, Text
+from crossgraft.adapt.memory import Memories, for_batch
 from crossgraft.adapt.prompts import PromptHooks
 from crossgraft.adapt.routes import Route, Routes
 from crossgraft.adapt.sites import Site, Stack
 from crossgraft.errors import InputError
+
+
+class HookState(NamedTuple):
+    """Routes, memories, which of the text asks, and the pass of each stack that tokens enter."""
+
+    routes: Routes
+    memories: Memories
+    question: Tensor | None
+    passes: dict[str, Pass]
 
 
 class GraftHooks:
@@ -29,18 +40,26 @@ class GraftHooks:
 
     Attributes:
         routes: what the batches to come pass through.
+        memories: what they look at beside the text.
+        question: which of the text asks (`InsertionHooks.question`).
     """
 
     def __init__(self, backbone: nn.Module, stacks: Mapping[str, Stack], grafts: nn.ModuleDict) -> None:
         self._backbone, self._stacks, self._grafts = backbone, stacks, grafts
         self.routes: Routes = Route()
+        self.memories: Memories = {}
+        self._question: Tensor | None = None
         self._at_sites: dict[str, Any] = {}
         self._at_prompts: PromptHooks | None = None
+        self._at_layers: dict[str, InsertionHooks] = {}
 
     def add(self, graft: Graft) -> None:
         """Hook what a graft needs and no other has hooked yet."""
         if graft.prompted and self._at_prompts is None:
             self._at_prompts = PromptHooks(self._backbone, self._stacks, self._prompt)
+        for stack in graft.inserted:
+            if stack not in self._at_layers:
+                self._at_layers[stack] = InsertionHooks(self._backbone, self._stacks, stack, self._insert)
         for name, site in graft.sites.items():
             if name not in self._at_sites:
                 self._at_sites[name] = self._hook(site)
@@ -53,10 +72,38 @@ class GraftHooks:
         if self._at_prompts is not None and not any(graft.prompted for graft in self._grafts.values()):
             self._at_prompts.remove()
             self._at_prompts = None
+        inserted = {stack for graft in self._grafts.values() for stack in graft.inserted}  # type: ignore[union-attr]
+        for stack in [stack for stack in self._at_layers if stack not in inserted]:
+            self._at_layers.pop(stack).remove()
+
+    @property
+    def question(self) -> Tensor | None:
+        return self._question
+
+    @question.setter
+    def question(self, value: Tensor | None) -> None:
+        self._question = value
+        for hooks in self._at_layers.values():
+            hooks.question = value
+
+    @property
+    def ask(self) -> bool:
+        """Whether tokens enter a causal model, where a question has to be told from its answer."""
+        return bool(self._at_layers) and "encoder" not in self._stacks
+
+    def state(self) -> HookState:
+        """What decides how a layer computes now."""
+        passes = {stack: hooks.now for stack, hooks in self._at_layers.items()}
+        return HookState(self.routes, self.memories, self.question, passes)
+
+    def restore(self, state: HookState) -> None:
+        self.routes, self.memories, self.question = state.routes, state.memories, state.question
+        for stack, now in state.passes.items():
+            self._at_layers[stack].now = now
 
     def along(self, routes: Routes) -> Along:
-        """A context in which batches take these routes; it can be entered again."""
-        return Along(self, routes)
+        """A context in which batches take these routes, and all else is as now; it can be entered again."""
+        return Along(self, self.state()._replace(routes=routes))
 
     # ---------------------------------------------------------------- sites
 
@@ -123,17 +170,65 @@ class GraftHooks:
         tokens = [graft.prompt(stack, route.task) for graft in grafts if stack in graft.prompted]
         return torch.cat(tokens) if tokens else None
 
+    # ---------------------------------------------------------------- tokens before a layer
+
+    def _insert(self, stack: str, layer: int, text: Text) -> Inserted | None:
+        """What the rows' adapters let into a stack before a layer, all together."""
+        memories = for_batch(self.memories, len(text.states))
+        if isinstance(self.routes, Route):
+            return self._entering(self.routes, stack, layer, text, memories)
+        groups = []
+        for route, rows in self.routes.groups(text.states):
+            own = {name: memory.rows(rows) for name, memory in memories.items()}
+            groups.append((rows, self._entering(route, stack, layer, text.rows(rows), own)))
+        return _together(groups, text.states)
+
+    def _entering(self, route: Route, stack: str, layer: int, text: Text, memories: Memories) -> Inserted | None:
+        """Of the rows of one route; what a later adapter lets in stands before what an earlier one does."""
+        found: Inserted | None = None
+        for name in route.adapters:
+            graft: Graft = self._grafts[name]  # type: ignore[assignment]
+            if graft.inserted.get(stack) == layer:
+                more = graft.insert(stack, text, memories, route.task)
+                found = more if found is None else found if more is None else more.before(found)
+        return found
+
 
 class Along(AbstractContextManager[None]):
     """See `GraftHooks.along`. No generator, since checkpointing enters the same context once a backward pass."""
 
-    def __init__(self, hooks: GraftHooks, routes: Routes) -> None:
-        self._hooks, self._routes = hooks, routes
-        self._outside: list[Routes] = []
+    def __init__(self, hooks: GraftHooks, state: HookState) -> None:
+        self._hooks, self._state = hooks, state
+        self._outside: list[HookState] = []
 
     def __enter__(self) -> None:
-        self._outside.append(self._hooks.routes)
-        self._hooks.routes = self._routes
+        self._outside.append(self._hooks.state())
+        self._hooks.restore(self._state)
 
     def __exit__(self, *error: object) -> None:
-        self._hooks.routes = self._outside.pop()
+        self._hooks.restore(self._outside.pop())
+
+
+def _together(groups: list[tuple[Tensor, Inserted | None]], states: Tensor) -> Inserted | None:
+    """What groups of rows let in -> the batch's; rows that let nothing in have tokens that are not there.
+
+    Raises:
+        InputError: groups let in different numbers of tokens.
+    """
+    some = [found for _, found in groups if found is not None]
+    if not some:
+        return None
+    if len({found.tokens.shape[1] for found in some}) > 1:
+        raise InputError("rows let different numbers of tokens in, which one batch cannot hold; run them apart")
+    size, n, width = len(states), *some[0].tokens.shape[1:]
+    tokens = some[0].tokens.new_zeros(size, n, width)
+    shift = tokens.new_zeros(size, 1, width)
+    present = torch.zeros(size, n, dtype=torch.bool, device=states.device)
+    for rows, found in groups:
+        if found is not None:
+            tokens = tokens.index_copy(0, rows, found.tokens)
+            there = torch.ones(len(rows), n, dtype=torch.bool, device=states.device)
+            present[rows] = there if found.present is None else found.present
+            if found.shift is not None:
+                shift = shift.index_copy(0, rows, found.shift.expand(len(rows), -1, -1).to(shift.dtype))
+    return Inserted(tokens, present, shift if any(found.shift is not None for found in some) else None)

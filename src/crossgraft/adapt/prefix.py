@@ -7,15 +7,29 @@ frozen layers then run as they do in evaluation, without dropout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from crossgraft.adapt.adapted import AdaptedModel
 from crossgraft.adapt.graft import Graft
 from crossgraft.adapt.sites import Stack
+
+BEHIND = ("lm_head.", "head.", "cls.", "classifier.", "pooler.")
+"""Parameters that come behind all stacks: heads, by the names that models give them."""
+
+
+class Prefix(NamedTuple):
+    """What the first `layers` layers of a stack made of a batch: states (B, S, d), their mask (B, S), and how many of
+    the S are text, which comes first."""
+
+    layers: int
+    states: Tensor
+    mask: Tensor
+    text_length: int
 
 
 def frozen_layers(model: AdaptedModel, stack: str = "encoder", *, unused: tuple[str, ...] = ()) -> int:
@@ -42,7 +56,7 @@ def frozen_layers(model: AdaptedModel, stack: str = "encoder", *, unused: tuple[
                 for site in graft.sites.values()
                 if site.stack == stack
             ]
-            first = min([first, *layers])
+            first = min([first, *layers, graft.inserted.get(stack, first)])
     for name, parameter in model.backbone.named_parameters():
         if parameter.requires_grad and not name.startswith(unused or ("\n",)):
             first = min(first, _layer_of(name, where, model))
@@ -64,9 +78,48 @@ def _layer_of(parameter: str, stack: Stack, model: AdaptedModel) -> int:
             return int(rest[1])
         if rest[0] in stack.layout.tail:
             return stack.n_layers
-    if parameter.startswith(("lm_head.", "language_model.lm_head.", "cls.", "classifier.", "pooler.")):
+    if parameter.removeprefix("language_model.").startswith(BEHIND):
         return stack.n_layers
     return 0  # an embedding, or something of which it is not known where it is used
+
+
+@torch.no_grad()
+def states_entering(model: nn.Module, stack: Stack, k: int, run: Callable[[], Any]) -> Tensor:
+    """The states (B, S, d) entering layer k (k >= 1) of a stack, in evaluation; the layers above do not run.
+
+    Args:
+        model: what the stack is of.
+        run: a forward pass through the stack.
+    """
+    last = model.get_submodule(stack.layer_path(k - 1))
+    was_training = model.training
+    model.eval()
+    try:
+        with captured(model, stack, k) as states, _stopping(last):
+            run()
+    except _Stop:
+        pass
+    finally:
+        model.train(was_training)
+    return states[0]
+
+
+class _Stop(Exception):  # noqa: N818  (no error)
+    """The layers above need not run."""
+
+
+@contextmanager
+def _stopping(layer: nn.Module) -> Iterator[None]:
+    """A forward pass inside the `with` ends, by `_Stop`, behind a layer."""
+
+    def stop(*ignored: Any) -> None:
+        raise _Stop
+
+    hook = layer.register_forward_hook(stop)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager
@@ -74,8 +127,9 @@ def captured(model: nn.Module, stack: Stack, k: int) -> Iterator[list[Tensor]]:
     """A list that a forward pass inside the `with` fills with the states (B, S, d) entering layer k (k >= 1)."""
     states: list[Tensor] = []
     layer = model.get_submodule(stack.layer_path(k - 1))
+    # Before the hooks of adapters: what one does to the layer's output is done again when the states are resumed.
     hook = layer.register_forward_hook(
-        lambda module, args, output: states.append(output[0] if isinstance(output, tuple) else output)
+        lambda module, args, output: states.append(output[0] if isinstance(output, tuple) else output), prepend=True
     )
     try:
         yield states

@@ -57,6 +57,23 @@ def _load(name: str, device: torch.device, dtype: torch.dtype, draft: bool) -> E
     return _load_huggingface(name, device, dtype, draft)
 
 
+def grid_width(name: str) -> int:
+    """g of the grid of a Hugging Face encoder, by its configuration alone.
+
+    Raises:
+        InputError: no such model, or its configuration says no such thing.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return int(AutoConfig.from_pretrained(name).vision_config.hidden_size)
+    except Exception as error:  # transformers meets absent hubs and damaged files with nearly any exception
+        raise InputError(
+            f"encoder {name!r}: its configuration, which says how wide its grid is, cannot be had "
+            f"({first_line(error)}); or set visual.feature_width"
+        ) from error
+
+
 def device_of(name: str) -> torch.device:
     """The device that a name means; "auto": CUDA, then Apple's MPS, then the CPU.
 

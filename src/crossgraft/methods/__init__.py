@@ -1,6 +1,6 @@
 """Methods: one file each. The order of the imports is their order in tables."""
 
-from crossgraft.methods import adapter, hyperformer, compacter, lora, prompt_tuning, parameters_only  # noqa: I001
+from crossgraft.methods import adapter, hyperformer, compacter, lora, prompt_tuning, parameters_only, dvp, visual_tokens  # noqa: I001
 from crossgraft.methods.base import METHODS, Method, get_method, register_method
 
 __all__ = [
@@ -8,10 +8,12 @@ __all__ = [
     "Method",
     "adapter",
     "compacter",
+    "dvp",
     "get_method",
     "hyperformer",
     "lora",
     "parameters_only",
     "prompt_tuning",
     "register_method",
+    "visual_tokens",
 ]

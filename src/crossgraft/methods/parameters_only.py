@@ -25,10 +25,12 @@ class BitFit(_ParametersOnly):
     tunes: ClassVar[tuple[str, ...]] = ("biases",)
 
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
-        if not any(name.endswith(".bias") for name, _ in model.backbone.named_parameters()):
+        inside = tuple(f"{stack.path}." if stack.path else "" for stack in model.stacks.values())
+        names = [name for name, _ in model.backbone.named_parameters() if name.endswith(".bias")]
+        if not any(name.startswith(inside) for name in names):
             raise InputError(
-                f"bitfit trains biases, and a {type(model.backbone).__name__} has none; choose another method, such as "
-                "lora or adapter"
+                f"bitfit trains biases, and the layers of this {type(model.backbone).__name__} have none; choose "
+                "another method, such as lora or adapter"
             )
         return super().graft(model, tasks)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from crossgraft.errors import InputError, first_line
 from crossgraft.files import read_json
@@ -43,8 +43,11 @@ def language_config(name: str) -> PreTrainedConfig:
         ) from error
 
 
-def pretrained(name: str, families: Sequence[str], **options: Any) -> Any:
-    """A sequence-to-sequence language model of one of some families, from a folder or by its Hugging Face name.
+def pretrained(name: str, families: Sequence[str], kind: Any, **options: Any) -> Any:
+    """A language model of one of some families, from a folder or by its Hugging Face name.
+
+    Args:
+        kind: transformers' class that loads it, such as `AutoModelForSeq2SeqLM`.
 
     Raises:
         InputError: no such model, or it is of another family.
@@ -53,7 +56,7 @@ def pretrained(name: str, families: Sequence[str], **options: Any) -> Any:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in families:
             raise InputError(f"{name} is a {config.model_type} model; sight is for {', '.join(families)}")
-        return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
+        return kind.from_pretrained(name, **options)
     except InputError:
         raise
     except Exception as error:  # transformers meets damaged files and absent hubs with nearly any exception

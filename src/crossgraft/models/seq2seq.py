@@ -7,9 +7,8 @@ the prompt too); T5's relative position bias is zero wherever no two text positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +17,14 @@ from transformers import AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfi
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from crossgraft.adapt.prefix import captured, resumed
+from crossgraft.adapt.prefix import Prefix, resumed, states_entering
 from crossgraft.adapt.sites import find_stacks
 from crossgraft.errors import InputError
 from crossgraft.models.architecture import pretrained
 from crossgraft.models.configuration import FAMILIES, VisionSeq2SeqConfig
 from crossgraft.models.visual_embedding import VisualEmbedding
 
-__all__ = ["FAMILIES", "Prefix", "VisionSeq2Seq", "VisionSeq2SeqConfig"]
-
-
-class Prefix(NamedTuple):
-    """What the first `layers` layers of the encoder made of a batch: states (B, L + I * T, d), their mask, L."""
-
-    layers: int
-    states: Tensor
-    mask: Tensor
-    text_length: int
+__all__ = ["FAMILIES", "VisionSeq2Seq", "VisionSeq2SeqConfig"]
 
 
 class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
@@ -80,6 +70,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         images: int = 2,
         extra_tokens: int = 0,
         scale_to_words: bool = True,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> VisionSeq2Seq:
         """A pretrained T5 or BART with a new visual embedding.
@@ -91,12 +82,15 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
             extra_tokens: rows to add to the word embedding (the authors add 200 to BART's, 72 to T5's).
             scale_to_words: a T5's visual tokens start as large as its words (`VisualEmbedding.scale_to`; ours). The
                 authors' start at the size that a layer norm gives; so do BART's, whose words are normed too.
+            seed: what is new is drawn from it, so that it is the same whatever loading draws; None: it is not set.
             **kwargs: for `AutoModelForSeq2SeqLM.from_pretrained`, such as dtype.
 
         Raises:
             InputError: no such model, or it is of another family.
         """
-        language_model = pretrained(name, FAMILIES, **kwargs)
+        language_model = pretrained(name, FAMILIES, AutoModelForSeq2SeqLM, **kwargs)
+        if seed is not None:
+            torch.manual_seed(seed)
         if extra_tokens:
             # T5's configuration says "tied" whatever the file held, and resizing would go by it.
             output = language_model.get_output_embeddings().weight
@@ -104,6 +98,7 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
             language_model.config.tie_word_embeddings = tied
             words = language_model.get_input_embeddings().weight.shape[0]
             language_model.resize_token_embeddings(words + extra_tokens, mean_resizing=False)
+            draw_rows(language_model, words)
         model = cls(VisionSeq2SeqConfig(language_model.config, feature_width, images), language_model)
         if scale_to_words and language_model.config.model_type == "t5":
             model.visual_embedding.scale_to(language_model.get_input_embeddings())
@@ -204,16 +199,12 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         visual_mask: Tensor | None = None,
     ) -> Prefix:
         """The states after the first `layers` layers of the encoder, for inputs as in `embed`; without dropout."""
-        last = self.get_submodule(self.encoder_stack.layer_path(layers - 1))
-        was_training = self.training
-        self.eval()
         embeds, mask = self.embed(input_ids, attention_mask, visual, visual_mask)
-        try:
-            with captured(self, self.encoder_stack, layers) as states, suppress(_Stop), _stopping(last):
-                self.language_model.get_encoder()(inputs_embeds=embeds, attention_mask=mask, return_dict=True)
-        finally:
-            self.train(was_training)
-        return Prefix(layers, states[0], mask, self._text_length)
+        encoder = self.language_model.get_encoder()
+        states = states_entering(
+            self, self.encoder_stack, layers, lambda: encoder(inputs_embeds=embeds, attention_mask=mask)
+        )
+        return Prefix(layers, states, mask, self._text_length)
 
     def resume(self, prefix: Prefix) -> tuple[BaseModelOutput, Tensor]:
         """The encoder's states from where a prefix left off, and the mask, as `encode` gives them."""
@@ -277,22 +268,17 @@ class VisionSeq2Seq(PreTrainedModel, GenerationMixin):
         return self.language_model.get_decoder()
 
 
-class _Stop(Exception):  # noqa: N818  (no error)
-    """The layers above need not run."""
-
-
-@contextmanager
-def _stopping(layer: nn.Module) -> Iterator[None]:
-    """A forward pass inside the `with` ends, by `_Stop`, behind a layer."""
-
-    def stop(*ignored: Any) -> None:
-        raise _Stop
-
-    hook = layer.register_forward_hook(stop)
-    try:
-        yield
-    finally:
-        hook.remove()
+@torch.no_grad()
+def draw_rows(language_model: Any, words: int) -> None:
+    """Draw the rows that were added behind the first `words` of the embedding, and of an output layer of its own: as
+    large as the others, the same in every version of every library. Frozen rows are part of what an adapter is for.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = language_model.get_input_embeddings().weight
+    outputs = language_model.get_output_embeddings().weight
+    for weight in (rows,) if outputs is rows else (rows, outputs):
+        drawn = torch.randn(weight[words:].shape, generator=generator)
+        weight[words:] = (drawn * weight[:words].float().std()).to(weight)
 
 
 def _norm(language: PreTrainedConfig) -> Callable[[int], nn.Module]:

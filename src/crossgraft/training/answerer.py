@@ -11,19 +11,19 @@ from torch import Tensor
 
 from crossgraft.adapt import AdaptedModel
 from crossgraft.encoders.base import Encoder
-from crossgraft.encoders.images import read_image
+from crossgraft.encoders.images import ImageSource, read_image
 from crossgraft.encoders.load import device_of, load_encoder
 from crossgraft.encoders.pooled import PooledGrid
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import InputError
 from crossgraft.registry import nearest
 from crossgraft.tasks import Example, Task
-from crossgraft.training.answering import answer
 from crossgraft.training.batches import Collator, Row
 from crossgraft.training.build import load_tokenizer
+from crossgraft.training.forms import Form
 from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Recipe
-from crossgraft.training.run import read_run, trained_model
+from crossgraft.training.run import check_encoder, read_form, read_run, trained_model
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Answerer:
     tasks: dict[str, Task]
     model: AdaptedModel
     encoder: Encoder
+    form: Form
     _collator: Collator
 
     @classmethod
@@ -60,25 +61,28 @@ class Answerer:
         )
         tasks = recipe.make_tasks()
         width = encoder.feature_dim if next(iter(tasks.values())).visual == "frames" else encoder.grid_shape[1]
-        model = trained_model(recipe, folder, width, where)
+        check_encoder(folder, encoder.fingerprint)
+        form = read_form(recipe, tasks, folder)
+        model = trained_model(recipe, form, folder, width, where)
         training = recipe.training
         collator = Collator(
             tasks,
             {},
-            load_tokenizer(recipe.backbone),
-            _Live(encoder),  # type: ignore[arg-type]
+            load_tokenizer(recipe.backbone, form),
+            _Live(encoder, width),  # type: ignore[arg-type]
+            form,
             training.text_length,
             training.answer_length,
             training.seed,
             training=False,
         )
-        return cls(recipe, tasks, model, encoder, collator)
+        return cls(recipe, tasks, model, encoder, form, collator)
 
-    def __call__(self, images: Sequence[str | Path], text: str = "", *, task: str | None = None) -> str:
+    def __call__(self, images: Sequence[ImageSource], text: str = "", *, task: str | None = None) -> str:
         """Answer one question.
 
         Args:
-            images: image files: as many as the task's examples have, or the frames of a video.
+            images: files, PIL images or encoded bytes: as many as the task's examples have, or the frames of a video.
             text: the question; empty for captions.
             task: a task of the run; may be left out if there is just one.
 
@@ -89,22 +93,23 @@ class Answerer:
         if name not in self.tasks or (task is None and len(self.tasks) > 1):
             hint = nearest(name, self.tasks) if task is not None else ""
             raise InputError(f"task: {hint}name one of the run's: {', '.join(self.tasks)}")
-        self._collator.examples = {name: [Example("0", tuple(map(Path, images)), text)]}
+        self._collator.examples = {name: [Example("0", tuple(images), text)]}  # type: ignore[arg-type]
         self.model.set_task(name)
         device = next(self.model.parameters()).device
         batch = self._collator([Row(name, 0, 0)])
         inputs = {key: value.to(device) for key, value in inputs_of(batch).items()}
-        return answer(self.model, self._collator.tokenizer, inputs, self.tasks[name].decoding)[0]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.training.dtype == "bfloat16"):
+            return self.form.answers(self.model, self._collator.tokenizer, inputs, name, batch["examples"])[0]
 
 
 class _Live:
     """Features that are computed when they are asked for."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, feature_width: int) -> None:
+        self._encoder, self.feature_width = encoder, feature_width
 
     def of(self, example: Example, kind: str) -> Tensor:
-        pixels = torch.stack([self._encoder.preprocess(read_image(path)) for path in example.images])
+        pixels = torch.stack([self._encoder.preprocess(read_image(source)) for source in example.images])
         features = self._encoder.encode_images(pixels, grid=kind == "grid")
         if kind == "frames":
             return features.feature[None].clone().cpu()

@@ -9,19 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crossgraft.adapt.adapted import IGNORED
 from crossgraft.tasks import Decoding
-from crossgraft.training.batches import IGNORED
 
 
 @torch.no_grad()
-def answer(model: Any, tokenizer: Any, inputs: dict[str, Any], decoding: Decoding) -> list[str]:
+def answer(
+    model: Any, tokenizer: Any, inputs: dict[str, Any], decoding: Decoding, offered: Sequence[Sequence[str]] = ()
+) -> list[str]:
     """One answer a row.
 
     Args:
         model: an adapted `VisionSeq2Seq`, in eval mode, its task set.
         inputs: what the encoder reads, or a prefix (`VisionSeq2Seq.generate`).
         decoding: how to answer.
+        offered: of each row, the choices that are its own; those without any have the decoding's.
     """
+    if any(offered):
+        every = list(dict.fromkeys(choice for own in offered for choice in own or decoding.choices or ()))
+        return _likeliest(model, tokenizer, inputs, every, [own or decoding.choices or every for own in offered])
     if decoding.choices is not None:
         return _likeliest(model, tokenizer, inputs, decoding.choices)
     tokens = model.generate(
@@ -30,7 +36,13 @@ def answer(model: Any, tokenizer: Any, inputs: dict[str, Any], decoding: Decodin
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _likeliest(model: Any, tokenizer: Any, inputs: dict[str, Any], choices: Sequence[str]) -> list[str]:
+def _likeliest(
+    model: Any,
+    tokenizer: Any,
+    inputs: dict[str, Any],
+    choices: Sequence[str],
+    offered: Sequence[Sequence[str]] | None = None,
+) -> list[str]:
     """The choice with the highest log-probability. Where the choices are one token each, as NLVR2's "true" and "false"
     are, these tokens alone are compared, at their one position."""
     tokens = tokenizer(text_target=list(choices), padding=True, return_tensors="pt")
@@ -44,15 +56,18 @@ def _likeliest(model: Any, tokenizer: Any, inputs: dict[str, Any], choices: Sequ
 
     at = only_difference(labels)
     if at is not None:
-        best = logits(labels[0])[:, at, labels[:, at]].argmax(-1)
+        scored = logits(labels[0])[:, at, labels[:, at]]
     else:
         scores = []
         for choice in labels:
             made = logits(choice)
             target = choice[choice != IGNORED].repeat(len(mask), 1)
             scores.append(-functional.cross_entropy(made.transpose(1, 2), target, reduction="none").sum(-1))
-        best = torch.stack(scores, -1).argmax(-1)
-    return [choices[row] for row in best.tolist()]
+        scored = torch.stack(scores, -1)  # (B, n)
+    if offered is not None:
+        allowed = torch.tensor([[choice in own for choice in choices] for own in offered], device=scored.device)
+        scored = scored.masked_fill(~allowed, float("-inf"))
+    return [choices[row] for row in scored.argmax(-1).tolist()]
 
 
 def only_difference(labels: Tensor) -> int | None:

@@ -14,9 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from crossgraft.errors import InputError
 from crossgraft.tasks import Example, Task
+from crossgraft.training.forms import Form
 from crossgraft.training.visual import VisualSource, pad
-
-IGNORED = -100  # labels with this value are no target
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,17 @@ class TaskBatches(Sampler[list[Row]]):
 
 @dataclass
 class Collator:
-    """Rows of one task -> tensors for `VisionSeq2Seq`.
+    """Rows of one task -> tensors for a model.
 
-    A batch holds: rows; task; input_ids, attention_mask (B, L); visual (B, I, T, g), visual_mask (B, I, T), unless
-    the task has no images; and for training labels (B, M) and weights (B,).
+    A batch holds: rows; task; examples; input_ids, attention_mask (B, L); visual (B, I, T, g), visual_mask (B, I, T),
+    unless none has images; and for training what the form makes of the answers that are drawn (labels and weights).
     """
 
     tasks: Mapping[str, Task]
     examples: Mapping[str, Sequence[Example]]
     tokenizer: Any
     source: VisualSource
+    form: Form
     text_length: int
     answer_length: int
     seed: int
@@ -124,34 +124,21 @@ class Collator:
         (name,) = {row.task for row in rows}
         task = self.tasks[name]
         examples = [self.examples[name][row.place] for row in rows]
-        text = self.tokenizer(
-            [task.prefix + example.text for example in examples],
-            padding=True,
-            truncation=True,
-            max_length=task.question_length or self.text_length,
-            return_tensors="pt",
-        )
-        batch: dict[str, Any] = {
-            "rows": list(rows),
-            "task": name,
-            "input_ids": text.input_ids,
-            "attention_mask": text.attention_mask,
-        }
+        texts = [task.prefix + example.text for example in examples]
+        inputs = self.form.texts(self.tokenizer, texts, task.question_length or self.text_length)
+        batch: dict[str, Any] = {"rows": list(rows), "task": name, "examples": examples, **inputs}
         if any(example.images for example in examples):
-            features = [self.source.of(example, task.visual) for example in examples]
-            batch["visual"], batch["visual_mask"] = pad(features)
+            batch["visual"], batch["visual_mask"] = pad([self._features(example, task) for example in examples])
         if self.training:
             drawn = [task.draw(example, self._rng(row)) for example, row in zip(examples, rows, strict=True)]
-            batch["labels"] = self._labels([target for target, _ in drawn])
-            batch["weights"] = torch.tensor([weight for _, weight in drawn])
+            batch |= self.form.targets(self.tokenizer, inputs, name, examples, drawn, self.answer_length)
         return batch
+
+    def _features(self, example: Example, task: Task) -> Tensor:
+        if not example.images:  # among others that have some
+            return torch.zeros(0, 0, self.source.feature_width)
+        return self.source.of(example, task.visual)
 
     def _rng(self, row: Row) -> random.Random:
         """Its own for each example and epoch, so that what is drawn depends on neither order nor a resumed run."""
         return random.Random(f"{self.seed} {row.epoch} {row.task} {row.place}")
-
-    def _labels(self, targets: list[str]) -> Tensor:
-        tokens = self.tokenizer(
-            text_target=targets, padding=True, truncation=True, max_length=self.answer_length, return_tensors="pt"
-        )
-        return tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,21 +10,29 @@ import torch
 from crossgraft.adapt import AdaptedModel
 from crossgraft.errors import InputError, first_line
 from crossgraft.methods.attach import attach, parameter_counts
-from crossgraft.models.architecture import language_config
-from crossgraft.models.seq2seq import VisionSeq2Seq, VisionSeq2SeqConfig
+from crossgraft.methods.base import Method
 from crossgraft.pocket.resolve import model_folder
+from crossgraft.training.forms import Form, form_of
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.visual import known_width
 
 
-def put_methods(model: AdaptedModel, recipe: Recipe) -> None:
+def put_methods(model: AdaptedModel, recipe: Recipe, form: Form, feature_width: int) -> None:
     """The recipe's methods into a model, all active together; the first one also holds `also_train`."""
     names = []
+    trained = form.also_train if recipe.also_train is None else recipe.also_train
     for number, (name, method) in enumerate(recipe.methods().items()):
-        also = () if number or "all" in method.tunes else recipe.also_train
-        attach(model, name, method, tasks=tuple(recipe.tasks), also_train=also)
+        also = () if number or "all" in method.tunes else trained
+        attach(model, name, _fed(method, feature_width), tasks=tuple(recipe.tasks), also_train=also)
         names.append(name)
     model.set_active(*names)
+
+
+def _fed(method: Method, feature_width: int) -> Method:
+    """A method that looks at images, told how wide their features are."""
+    if getattr(method, "feature_width", 0) is None:
+        return replace(method, feature_width=feature_width)  # type: ignore[call-arg]
+    return method
 
 
 def count_parameters(recipe: Recipe) -> dict[str, Any]:
@@ -48,32 +57,23 @@ def check_methods(recipe: Recipe) -> None:
 
 def _laid_out(recipe: Recipe, feature_width: int) -> AdaptedModel:
     """The recipe's model on PyTorch's meta device: modules and shapes, no numbers."""
-    language = language_config(recipe.backbone)
-    language.vocab_size += recipe.extra_tokens
+    form = form_of(recipe, recipe.make_tasks())
     with torch.device("meta"):
-        config = VisionSeq2SeqConfig(language, feature_width, recipe.visual.images)
-        model = AdaptedModel(VisionSeq2Seq(config))
-        put_methods(model, recipe)
+        model = AdaptedModel(form.laid_out(feature_width))
+        put_methods(model, recipe, form, feature_width)
     return model
 
 
-def build_backbone(recipe: Recipe, feature_width: int, device: torch.device) -> AdaptedModel:
-    """The recipe's backbone without methods; its new visual embedding is drawn from the recipe's seed."""
+def build_backbone(recipe: Recipe, form: Form, feature_width: int, device: torch.device) -> AdaptedModel:
+    """The recipe's backbone without methods; what is new in it is drawn from the recipe's seed."""
     torch.manual_seed(recipe.training.seed)
-    backbone = VisionSeq2Seq.from_language_model(
-        model_folder(recipe.backbone),
-        feature_width=feature_width,
-        images=recipe.visual.images,
-        extra_tokens=recipe.extra_tokens,
-        scale_to_words=recipe.visual.scale_to_words,
-        dtype=torch.float32,
-    )
-    backbone.config._name_or_path = recipe.backbone  # what adapters say that they are for
-    return AdaptedModel(backbone.to(device))  # type: ignore[arg-type]
+    backbone = form.pretrained(model_folder(recipe.backbone), feature_width)
+    backbone.config._name_or_path = recipe.backbone  # type: ignore[union-attr]  # what adapters say that they are for
+    return AdaptedModel(backbone.to(device))
 
 
-def load_tokenizer(name: str) -> Any:
-    """The backbone's tokenizer.
+def load_tokenizer(name: str, form: Form | None = None) -> Any:
+    """The backbone's tokenizer, which pads as the form wants it.
 
     Raises:
         InputError: it has none that can be loaded.
@@ -81,9 +81,14 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model_folder(name))
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
     except InputError:
         raise
     except Exception as error:  # as for the model
         reason = first_line(error)
         raise InputError(f"backbone {name!r}: its tokenizer cannot be loaded ({reason})") from error
+    if tokenizer.pad_token is None:  # LLaMA's have none; what is padded is masked
+        tokenizer.pad_token = tokenizer.eos_token
+    if form is not None:
+        tokenizer.padding_side = form.padding
+    return tokenizer

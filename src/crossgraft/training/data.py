@@ -23,6 +23,15 @@ class Data:
     source: VisualSource
     skipped: list[str]
 
+    def pictured(self) -> frozenset[str]:
+        """The tasks of which any example, of any split, has an image."""
+        return frozenset(
+            task
+            for parts in self.examples.values()
+            for task, part in parts.items()
+            if any(example.images for example in part)
+        )
+
     def fingerprints(self) -> dict[str, str]:
         """ "TASK/SPLIT" -> SHA-256 over ids, texts, answers and image contents."""
         found = {}
@@ -32,6 +41,7 @@ class Data:
                 for example in part:
                     images = [self.source.identity(path) for path in example.images]
                     values = [example.id, example.text, example.targets, example.reference, images, example.rows]
+                    values += [example.choices] if example.choices else []
                     digest.update(json.dumps(values, default=repr).encode())
                 found[f"{task}/{split}"] = digest.hexdigest()
         return found

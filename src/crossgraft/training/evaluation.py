@@ -13,9 +13,9 @@ from crossgraft.adapt import AdaptedModel
 from crossgraft.encoders.meter import Meter
 from crossgraft.tasks import Task
 from crossgraft.training import processes
-from crossgraft.training.answering import answer
 from crossgraft.training.batches import Collator, Row
 from crossgraft.training.data import Data, has_labels
+from crossgraft.training.forms import Form
 from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Training
 
@@ -35,6 +35,7 @@ class Examiner:
     tasks: Mapping[str, Task]
     data: Data
     tokenizer: Any
+    form: Form
     training: Training
     meter: Meter
 
@@ -46,6 +47,7 @@ class Examiner:
             self.data.examples[split],
             self.tokenizer,
             self.data.source,
+            self.form,
             training.text_length,
             training.answer_length,
             training.seed,
@@ -98,7 +100,8 @@ class Examiner:
                     key: value.to(device) if isinstance(value, torch.Tensor) else value
                     for key, value in inputs(model, batch, split).items()
                 }
-                made += zip(places, answer(model, self.tokenizer, given, self.tasks[name].decoding), strict=True)
+                texts = self.form.answers(model, self.tokenizer, given, name, batch["examples"])
+                made += zip(places, texts, strict=True)
                 self.meter.advance(len(places))
         model.train(was_training)
         found = dict(processes.gathered(made))

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossgraft.models.seq2seq import Prefix, VisionSeq2Seq
+from crossgraft.adapt.prefix import Prefix
+from crossgraft.models.seq2seq import VisionSeq2Seq
 
 RESERVE = 4 * 2**30  # bytes of the disk that are left free; samples that come then are computed each time
 

@@ -85,35 +85,63 @@ class Training:
         optional = ("max_steps", "checkpoint_steps", "validation_limit", "patience")
         given = tuple(name for name in optional if getattr(self, name) is not None)
         check_whole(1, **{name: getattr(self, name) for name in whole + given})
+        check_whole(0, seed=self.seed)
         check_number(0, weight_decay=self.weight_decay, clip=self.clip)
         check_number(0, 1 + 1e-9, warmup=self.warmup)
         for name in ("epochs", "learning_rate", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if self.epochs == float("inf"):
+            raise InputError("epochs is inf, expected a finite number")
         if self.patience is not None and not self.validate:
             raise InputError("patience waits for better validation scores; it needs validate=true")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The answers that a classifier tells apart: by default those of the training examples.
+
+    `minimum`: an answer needs to be right for so many of them (VQA: 9 by custom). `file`: a JSON list of answers
+    instead. `count`: how many there are, for `crossgraft params`, which reads no data.
+    """
+
+    minimum: int = 1
+    file: Path | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(1, minimum=self.minimum)
+        if self.count is not None:
+            check_whole(2, count=self.count)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A run: a frozen backbone, methods put into it, and tasks it learns.
 
-    `method`: options with "name", or a list of them that are active together. `also_train`: roles or patterns of
-    backbone parameters that are trained too. `tasks`: name in this run -> options with "task". `data`: what stands for
-    {data} in paths of tasks.
+    `model`: how it answers: "seq2seq" writes, and reads image tokens behind the text (VL-Adapter); "classifier" chooses
+    among known answers, and "causal" goes on with the text; these two see images by a method such as dvp. `method`:
+    options with "name", or a list of them that are active together. `also_train`: roles or patterns of backbone
+    parameters that are trained too; None: as the model has it (`Form.also_train`). `tasks`: name in this run -> options
+    with "task". `data`: what stands for {data} in paths of tasks. `head`: of a classifier.
     """
 
     name: str
     backbone: str
     method: Any
+    model: Literal["seq2seq", "classifier", "causal"] = "seq2seq"
     visual: Visual = field(default_factory=Visual)
     tasks: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
-    also_train: tuple[str, ...] = ("visual_embedding.*", "layer_norms")
+    also_train: tuple[str, ...] | None = None
+    head: Head = field(default_factory=Head)
     extra_tokens: int = 0
     data: str = "data"
     out: Path | None = None
     about: str = ""
+
+    def __post_init__(self) -> None:
+        check_whole(0, extra_tokens=self.extra_tokens)
 
     @property
     def out_folder(self) -> Path:
@@ -151,7 +179,7 @@ class Recipe:
     def _task(self, name: str, options: Any) -> Task:
         if not isinstance(options, Mapping) or "task" not in options:
             raise InputError(f"{self.name}: tasks.{name}: expected options with a 'task', found {options!r:.60}")
-        if not name or "." in name:
+        if not isinstance(name, str) or not name or "." in name:
             raise InputError(f"{self.name}: tasks: {name!r} cannot be a task's name: it has to be text without dots")
         own = {key: _placed(value, self.data) for key, value in options.items() if key != "task"}
         return from_mapping(get_task(str(options["task"])), own, f"{self.name}: tasks.{name}")

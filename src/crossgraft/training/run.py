@@ -30,13 +30,14 @@ from crossgraft.training.callbacks import Progress, StepTimer
 from crossgraft.training.checkpoints import last_checkpoint, load_state
 from crossgraft.training.data import Data, Say, load_data, load_training_data
 from crossgraft.training.evaluation import Examiner, mean_score
+from crossgraft.training.forms import Form, form_of
 from crossgraft.training.packages import need, need_metrics
 from crossgraft.training.prefix_cache import PrefixCache
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.run_folder import read_run
 from crossgraft.training.trainer import MultiTaskTrainer, arguments, tensorboard
 
-__all__ = ["evaluate", "load_data", "read_run", "train", "trained_model"]
+__all__ = ["check_encoder", "evaluate", "load_data", "read_form", "read_run", "train", "trained_model"]
 
 
 def train(recipe: Recipe, *, resume: bool = False, device: str = "auto", say: Say = lambda _: None) -> dict[str, Any]:
@@ -79,24 +80,27 @@ def _train(
     training = recipe.training
     data = load_training_data(recipe, tasks, str(device), say)
     fingerprints = data.fingerprints()
-    tokenizer = load_tokenizer(recipe.backbone)
-    model = build_backbone(recipe, data.source.feature_width, device)
-    put_methods(model, recipe)
+    form = form_of(recipe, tasks)
+    form.learn_answers(data.examples["train"])
+    tokenizer = load_tokenizer(recipe.backbone, form)
+    model = build_backbone(recipe, form, data.source.feature_width, device)
+    put_methods(model, recipe, form, data.source.feature_width)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     counts = parameter_counts(model)
-    if processes.is_first():
-        run_folder.begin(folder, recipe, fingerprints)
-    processes.wait()
-    say(f"training {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f} %)")
 
-    examiner = Examiner(model, tasks, data, tokenizer, training, meter)
+    examiner = Examiner(model, tasks, data, tokenizer, form, training, meter)
     sizes = {name: len(part) for name, part in data.examples["train"].items()}
     sampling = (training.sampling, training.temperature, processes.world())
     batches = TaskBatches(sizes, training.batch_size, training.seed, *sampling)
     steps_an_epoch = math.ceil(len(batches) / processes.world() / training.accumulate)
     steps = training.max_steps if training.max_steps is not None else math.ceil(steps_an_epoch * training.epochs)
-    cache = PrefixCache(folder) if training.cache_frozen else None
+    made = arguments(training, folder, steps, device)  # refuses what cannot be, before anything is written
+    if processes.is_first():
+        run_folder.begin(folder, recipe, fingerprints, form.state())
+    processes.wait()
+    say(f"training {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f} %)")
+    cache = PrefixCache(folder) if training.cache_frozen and form.cached else None
     timer = StepTimer()
 
     def validation() -> dict[str, float]:
@@ -106,9 +110,11 @@ def _train(
 
     trainer = MultiTaskTrainer(
         model,
-        arguments(training, folder, steps, device),
+        made,
         batches,
         examiner.collator("train"),
+        form,
+        data.pictured(),
         training,
         folder / run_folder.BEST,
         validation if training.validate else None,
@@ -221,22 +227,54 @@ def evaluate(
     quiet_transformers()
     where = device_of(device)
     data = load_data(recipe, chosen, (split,), str(where), say)
-    model = trained_model(recipe, folder, data.source.feature_width, where)
+    check_encoder(folder, data.source.fingerprint)
+    form = read_form(recipe, tasks, folder)
+    model = trained_model(recipe, form, folder, data.source.feature_width, where)
     out = folder / run_folder.ANSWERS
     with Meter(True, unit="answers") as meter:
-        examiner = Examiner(model, tasks, data, load_tokenizer(recipe.backbone), recipe.training, meter)
+        tokenizer = load_tokenizer(recipe.backbone, form)
+        examiner = Examiner(model, tasks, data, tokenizer, form, recipe.training, meter)
         metrics = examiner.score(split, out=out)
     files = {name: str(out / f"{name}-{split}") for name in data.examples[split]}
     return {"run": str(folder), "split": split, "metrics": metrics, "answers": files, "skipped": data.skipped}
 
 
-def trained_model(recipe: Recipe, folder: Path, feature_width: int, device: torch.device) -> AdaptedModel:
+def read_form(recipe: Recipe, tasks: Mapping[str, Task], folder: Path) -> Form:
+    """The form of a run's model, with the answers that it learned.
+
+    Raises:
+        InputError: the file that holds them is missing or damaged.
+    """
+    form = form_of(recipe, tasks)
+    form.restore(run_folder.read_answers(folder) if form.learns else {})
+    return form
+
+
+def check_encoder(folder: Path, fingerprint: str | None) -> None:
+    """Whether images are encoded as they were when a run was trained.
+
+    Args:
+        fingerprint: of the encoder; None: features come as arrays, of which nothing is known.
+
+    Raises:
+        InputError: by another encoder, or other weights.
+    """
+    path = folder / run_folder.RESULTS
+    recorded = read_json(path).get("encoder", {}).get("fingerprint") if path.is_file() else None
+    if None not in (recorded, fingerprint) and recorded != fingerprint:
+        raise InputError(
+            f"{folder}: was trained on features of another image encoder ({str(recorded)[:12]}) than this one "
+            f"({str(fingerprint)[:12]}); use the one it was trained with, or train again"
+        )
+
+
+def trained_model(recipe: Recipe, form: Form, folder: Path, feature_width: int, device: torch.device) -> AdaptedModel:
     """The model of a finished run, in eval mode.
 
     Raises:
         InputError: an adapter is missing, damaged, or for another backbone.
     """
-    model = build_backbone(recipe, feature_width, device)
+    model = build_backbone(recipe, form, feature_width, device)
     names = list(recipe.methods())
     for name in names:
         load_adapter(model, folder / run_folder.ADAPTERS / name, name=name)

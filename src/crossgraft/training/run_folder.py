@@ -2,6 +2,7 @@
 
 recipe.json            what was run; written when training begins
 data.json              fingerprints of what it is trained and scored on
+classes.json           of a classifier: task -> the answers it tells apart, in the order of its head
 checkpoints/           to resume from; removed when all is done
 best/                  the adapters with the best mean validation score so far; removed likewise
 logs/                  TensorBoard's
@@ -24,7 +25,7 @@ from crossgraft.errors import InputError
 from crossgraft.files import exclusive, read_json, write_json
 from crossgraft.training.recipe import Recipe, recipe_from
 
-RECIPE, DATA, RESULTS, LOCK = "recipe.json", "data.json", "results.json", ".lock"
+RECIPE, DATA, CLASSES, RESULTS, LOCK = "recipe.json", "data.json", "classes.json", "results.json", ".lock"
 CHECKPOINTS, BEST, LOGS, ADAPTERS, ANSWERS = "checkpoints", "best", "logs", "adapters", "answers"
 FREE = ("out", "about")  # keys of a recipe that a resumed run may change
 
@@ -75,14 +76,19 @@ def _check(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise InputError(f"{folder}: holds other files; give a new folder (out=...)")
 
 
-def begin(folder: Path, recipe: Recipe, fingerprints: Mapping[str, str]) -> None:
+def begin(folder: Path, recipe: Recipe, fingerprints: Mapping[str, str], classes: Mapping[str, Any]) -> None:
     """Write down what a run is trained on, or, where that is written down, compare it.
+
+    Args:
+        classes: the answers that a classifier tells apart; empty for other models.
 
     Raises:
         InputError: the data has changed since.
     """
     if not (folder / RECIPE).is_file():
         write_json(folder / RECIPE, plain(recipe))
+    if classes:
+        write_json(folder / CLASSES, dict(classes))
     if not (folder / DATA).is_file():
         write_json(folder / DATA, dict(fingerprints))
         return
@@ -113,6 +119,21 @@ def read_run(folder: Path) -> Recipe:
     if not path.is_file():
         raise InputError(f"{folder}: holds no run (no {RECIPE}); give a folder that `crossgraft train` wrote")
     return recipe_from(read_json(path), str(path))
+
+
+def read_answers(folder: Path) -> dict[str, list[str]]:
+    """Task -> the answers that a run's classifier tells apart.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = read_json(folder / CLASSES)
+    whole = isinstance(content, dict) and all(
+        isinstance(answers, list) and all(isinstance(answer, str) for answer in answers) for answers in content.values()
+    )
+    if not whole:
+        raise InputError(f"{folder / CLASSES}: expected the answers of each task; train again, into another folder")
+    return dict(content)
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

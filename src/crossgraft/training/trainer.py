@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from crossgraft.adapt import AdaptedModel
 from crossgraft.adapt.prefix import frozen_layers
-from crossgraft.errors import InputError
+from crossgraft.errors import InputError, first_line
 from crossgraft.training import processes
-from crossgraft.training.batches import IGNORED, Collator, Rows, TaskBatches
+from crossgraft.training.batches import Collator, Rows, TaskBatches
 from crossgraft.training.callbacks import Epochs, Patience, SaveAfterValidation
 from crossgraft.training.checkpoints import (
     CHECKPOINT,
@@ -31,6 +30,7 @@ from crossgraft.training.checkpoints import (
     remove_broken,
     save_state,
 )
+from crossgraft.training.forms import Form
 from crossgraft.training.prefix_cache import PrefixCache, inputs_of, samples_of
 from crossgraft.training.recipe import Training
 from crossgraft.training.run_folder import CHECKPOINTS
@@ -45,10 +45,24 @@ def arguments(training: Training, folder: Path, steps: int, device: torch.device
     """The Trainer's arguments for a recipe's `training`.
 
     Raises:
-        InputError: the device is an accelerator that is not the first.
+        InputError: the device is an accelerator that is not the first, or one without bfloat16.
     """
+    try:
+        made = _arguments(training, folder, steps, device)
+    except ValueError as error:  # transformers looks at what the device can do
+        raise InputError(f"training: {first_line(error)}") from error
+    if (made.device.index or 0) != (device.index or 0):
+        raise InputError(
+            f"a process trains on the first accelerator that it sees; for {device} "
+            f"set CUDA_VISIBLE_DEVICES={device.index} and leave --device out"
+        )
+    made._n_gpu = min(made.n_gpu, 1)  # else several GPUs are shared out by nn.DataParallel, which knows no tasks
+    return made
+
+
+def _arguments(training: Training, folder: Path, steps: int, device: torch.device) -> TrainingArguments:
     by_steps = training.checkpoint_steps is not None
-    made = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps if training.max_steps is not None else -1,
@@ -71,13 +85,6 @@ def arguments(training: Training, folder: Path, steps: int, device: torch.device
         ddp_find_unused_parameters=True,  # a batch uses the weights of one task
         accelerator_config={"even_batches": False},  # `TaskBatches` sees to it
     )
-    if (made.device.index or 0) != (device.index or 0):
-        raise InputError(
-            f"a process trains on the first accelerator that it sees; for {device} "
-            f"set CUDA_VISIBLE_DEVICES={device.index} and leave --device out"
-        )
-    made._n_gpu = min(made.n_gpu, 1)  # else several GPUs are shared out by nn.DataParallel, which knows no tasks
-    return made
 
 
 def tensorboard(folder: Path) -> list[TrainerCallback]:
@@ -97,6 +104,8 @@ class MultiTaskTrainer(Trainer):
         model: the adapted model.
         args: from `arguments`.
         batches, collator: what to train on.
+        form: what kind of model it is.
+        pictured: the tasks of which any example, of any split, has an image.
         training: the recipe's.
         best: a folder for the adapters with the best mean score so far.
         validation: run after each epoch, or None.
@@ -109,12 +118,14 @@ class MultiTaskTrainer(Trainer):
         args: TrainingArguments,
         batches: TaskBatches,
         collator: Collator,
+        form: Form,
+        pictured: frozenset[str],
         training: Training,
         best: Path,
         validation: Validation | None,
         cache: PrefixCache | None,
     ) -> None:
-        self.batches, self.best = batches, best
+        self.batches, self.best, self.form, self.pictured = batches, best, form, pictured
         self.validation, self.cache = validation, cache
         self.frozen: dict[str, int] = {}  # task -> layers whose states are kept
         self.rows = Rows(sum(batches.sizes.values()))
@@ -154,13 +165,12 @@ class MultiTaskTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Each sample's token-mean cross-entropy times its weight, mean over the batch (VL-Adapter, VL-T5)."""
+        """The form's loss."""
         adapted = self.accelerator.unwrap_model(model)
         adapted.set_task(inputs["task"])
         with self.accelerator.autocast():
             given = self.encoder_inputs(adapted, inputs, "train")
-        outputs = model(**given, labels=inputs["labels"])
-        loss = weighted_loss(outputs.logits, inputs["labels"], inputs["weights"])
+        loss, outputs = self.form.loss(model, adapted, given, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def encoder_inputs(self, adapted: AdaptedModel, batch: dict[str, Any], split: str) -> dict[str, Any]:
@@ -172,14 +182,15 @@ class MultiTaskTrainer(Trainer):
         if self.cache is None or split == "test":
             return inputs
         task = batch["task"]
+        below, beside = self.form.prefix_inputs(inputs)
         if task not in self.frozen:
-            unused = () if "visual" in inputs else ("visual_embedding.",)
-            self.frozen[task] = frozen_layers(adapted, unused=unused)
+            unused = self.form.unused(task in self.pictured)
+            self.frozen[task] = frozen_layers(adapted, adapted.backbone.encoder_stack.name, unused=unused)  # type: ignore[union-attr, arg-type]
         if not self.frozen[task]:
             return inputs
         device = next(adapted.parameters()).device
         samples = samples_of(batch["rows"], split)
-        return {"prefix": self.cache.prefix(adapted.backbone, self.frozen[task], samples, inputs, device)}  # type: ignore[arg-type]
+        return {"prefix": self.cache.prefix(adapted.backbone, self.frozen[task], samples, below, device), **beside}  # type: ignore[arg-type]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Official metrics on the validation examples; the best adapters so far are kept."""
@@ -210,11 +221,3 @@ class MultiTaskTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_state(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
-
-
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """logits (B, M, V), labels (B, M) with -100 where there is none, weights (B,) -> the mean over samples of weight
-    times token-mean cross-entropy."""
-    losses = functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    counts = (labels != IGNORED).sum(1).clamp(min=1)
-    return (losses.sum(1) / counts * weights.to(losses.dtype)).mean()

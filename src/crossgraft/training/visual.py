@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossgraft.encoders.extract import extract
-from crossgraft.encoders.load import load_encoder
+from crossgraft.encoders.load import grid_width, load_encoder
 from crossgraft.encoders.meter import Meter
 from crossgraft.encoders.pooled import PooledGrid, pool_grid
 from crossgraft.encoders.store import FeatureStore, default_store
@@ -160,7 +160,7 @@ def known_width(visual: Visual) -> int:
         return TOWERS[POCKET_MODELS[visual.encoder].wheels[0]].grid_shape[1]
     if visual.encoder is None:
         raise InputError("visual.feature_width is needed: no visual.encoder is named that would say it")
-    return load_encoder(visual.encoder, device="cpu").grid_shape[1]
+    return grid_width(visual.encoder)
 
 
 def _agreed(visual: Visual, width: int, where: str) -> int:

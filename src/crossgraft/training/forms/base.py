@@ -1,0 +1,109 @@
+"""What differs between the kinds of language models that see: how one is built, fed, taught and asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from crossgraft.adapt import AdaptedModel, Memory
+from crossgraft.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from crossgraft.training.recipe import Recipe
+
+Drawn = Sequence[tuple[str, float]]
+"""Of each example, the answer that is trained on and the weight of its loss."""
+
+TEXT = ("input_ids", "attention_mask")
+VISUAL = ("visual", "visual_mask")
+
+
+class Form(ABC):
+    """A kind of model, for the tasks of a recipe.
+
+    Class attributes:
+        also_train: what of the backbone is trained where a recipe does not say.
+        padding: the side of texts that is padded.
+        cached: whether what frozen layers give is kept.
+        learns: whether it is made for the answers of the training examples (`learn_answers`).
+    """
+
+    also_train: ClassVar[tuple[str, ...]] = ()
+    padding: ClassVar[str] = "right"
+    cached: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+
+    def __init__(self, recipe: Recipe, tasks: Mapping[str, Task]) -> None:
+        self.recipe, self.tasks = recipe, tasks
+
+    def learn_answers(self, examples: Mapping[str, Sequence[Example]]) -> None:  # noqa: B027
+        """What there is to know of the training examples before a model is built; nothing, for most."""
+
+    def state(self) -> dict[str, Any]:
+        """What `learn_answers` found, as JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take back what `state` gave."""
+
+    @abstractmethod
+    def laid_out(self, feature_width: int) -> nn.Module:
+        """The backbone without weights; made on PyTorch's meta device."""
+
+    @abstractmethod
+    def pretrained(self, folder: str, feature_width: int) -> nn.Module:
+        """The backbone with its weights, from a folder or a Hugging Face name."""
+
+    def texts(self, tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, Tensor]:
+        """-> input_ids, attention_mask (B, L), of at most so many tokens."""
+        tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
+        return {name: tokens[name] for name in TEXT}
+
+    @abstractmethod
+    def targets(
+        self,
+        tokenizer: Any,
+        inputs: Mapping[str, Tensor],
+        task: str,
+        examples: Sequence[Example],
+        drawn: Drawn,
+        length: int,
+    ) -> dict[str, Tensor]:
+        """What a batch holds to train on, beside or instead of its inputs. `length`: tokens of an answer at most."""
+
+    @abstractmethod
+    def loss(
+        self, model: nn.Module, adapted: AdaptedModel, given: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[Tensor, Any]:
+        """(model to call, the adapted model in it, what it reads, the batch) -> the loss, and the outputs."""
+
+    @abstractmethod
+    def answers(
+        self, adapted: AdaptedModel, tokenizer: Any, given: dict[str, Any], task: str, examples: Sequence[Example]
+    ) -> list[str]:
+        """One answer an example, of a model in eval mode."""
+
+    def unused(self, pictured: bool) -> tuple[str, ...]:
+        """Prefixes of parameters that a task does not use; `pictured`: whether any of its examples has an image."""
+        return ()
+
+    def prefix_inputs(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the frozen layers read, and what the model is given beside what they made of it."""
+        text = {name: inputs[name] for name in TEXT}
+        return text, {name: value for name, value in inputs.items() if name not in TEXT}
+
+
+@contextmanager
+def looking(
+    adapted: AdaptedModel, given: Mapping[str, Any], question: Tensor | None = None
+) -> Iterator[dict[str, Any]]:
+    """Inside the `with`, adapters see the batch's images (B, I, T, g), one behind the other; -> what is left to read.
+    `question` as in `AdaptedModel.set_memory`."""
+    visual, mask = given.get("visual"), given.get("visual_mask")
+    memory = None if visual is None else Memory(visual.flatten(1, 2), None if mask is None else mask.flatten(1))
+    with adapted.remembering(question=question, visual=memory):
+        yield {name: value for name, value in given.items() if name not in VISUAL}

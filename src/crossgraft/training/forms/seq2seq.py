@@ -1,0 +1,81 @@
+"""A T5 or BART that reads text and image tokens and writes its answers (VL-Adapter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crossgraft.adapt import AdaptedModel
+from crossgraft.adapt.adapted import IGNORED
+from crossgraft.models.architecture import language_config
+from crossgraft.models.seq2seq import VisionSeq2Seq, VisionSeq2SeqConfig
+from crossgraft.tasks import Example
+from crossgraft.training.answering import answer
+from crossgraft.training.forms.base import Drawn, Form
+
+
+class Seq2SeqForm(Form):
+    """See the module."""
+
+    also_train = ("visual_embedding.*", "layer_norms")
+
+    def laid_out(self, feature_width: int) -> nn.Module:
+        recipe = self.recipe
+        language = language_config(recipe.backbone)
+        language.vocab_size += recipe.extra_tokens
+        return VisionSeq2Seq(VisionSeq2SeqConfig(language, feature_width, recipe.visual.images))
+
+    def pretrained(self, folder: str, feature_width: int) -> nn.Module:
+        visual = self.recipe.visual
+        return VisionSeq2Seq.from_language_model(
+            folder,
+            feature_width=feature_width,
+            images=visual.images,
+            extra_tokens=self.recipe.extra_tokens,
+            scale_to_words=visual.scale_to_words,
+            seed=self.recipe.training.seed,
+            dtype=torch.float32,
+        )
+
+    def targets(
+        self,
+        tokenizer: Any,
+        inputs: Mapping[str, Tensor],
+        task: str,
+        examples: Sequence[Example],
+        drawn: Drawn,
+        length: int,
+    ) -> dict[str, Tensor]:
+        texts = [target for target, _ in drawn]
+        tokens = tokenizer(text_target=texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)
+        return {"labels": labels, "weights": torch.tensor([weight for _, weight in drawn])}
+
+    def loss(
+        self, model: nn.Module, adapted: AdaptedModel, given: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[Tensor, Any]:
+        outputs = model(**given, labels=batch["labels"])
+        return weighted_loss(outputs.logits, batch["labels"], batch["weights"]), outputs
+
+    def answers(
+        self, adapted: AdaptedModel, tokenizer: Any, given: dict[str, Any], task: str, examples: Sequence[Example]
+    ) -> list[str]:
+        return answer(adapted, tokenizer, given, self.tasks[task].decoding, [example.choices for example in examples])
+
+    def unused(self, pictured: bool) -> tuple[str, ...]:
+        return () if pictured else ("visual_embedding.",)
+
+    def prefix_inputs(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        return inputs, {}
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """logits (B, M, V), labels (B, M) with -100 where there is none, weights (B,) -> the mean over samples of weight
+    times token-mean cross-entropy."""
+    losses = functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    counts = (labels != IGNORED).sum(1).clamp(min=1)
+    return (losses.sum(1) / counts * weights.to(losses.dtype)).mean()
