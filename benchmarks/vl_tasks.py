@@ -1,9 +1,10 @@
 """VL-Adapter's methods side by side: each trained on the same four tasks, in a process of its own.
 
-    python benchmarks/vl_tasks.py recipes/pocket/four-tasks.yaml data=DATA training.max_steps=600
+    python benchmarks/vl_tasks.py recipes/pocket/four-tasks.yaml data=DATA training.epochs=2 visual.side=4
 
-Each method trains with each learning rate it is given; the validation score chooses one, and that run's test scores are
-in the table. Methods that were measured already (in --work) are not run again.
+Each method trains with each learning rate it is given; the validation score chooses one among these and others that lie
+in --work already, and that run's test scores are in the table. What was measured already is not run again, so that
+several of these commands, each with some of the methods (--methods "single lora;full"), can share a --work.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", help="key=value, as for `crossgraft train`")
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
+    parser.add_argument("--methods", type=lambda text: text.split(";"), default=list(METHODS))
     parser.add_argument("--rates", type=lambda text: text.split(","), default=["1e-3"], help="learning rates to try")
     parser.add_argument("--work", type=Path, default=Path("runs/vl_tasks"), help="folder of the runs")
     parser.add_argument("--name", default="pocket", help="of the results")
@@ -53,23 +54,27 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for method in arguments.methods:
-        runs = [run(arguments, method, rate) for rate in arguments.rates]
+        for rate in arguments.rates:
+            run(arguments, method, rate)
+        runs = [json.loads(path.read_text()) for path in sorted(arguments.work.glob(f"{slug(method)}@*/results.json"))]
         best = max(runs, key=lambda document: document["mean_score"]["val"])
         rows.append(row(method, best, runs))
         write(arguments, rows)
     show(rows)
 
 
-def run(arguments: argparse.Namespace, method: str, rate: str) -> dict[str, Any]:
-    """results.json of one training."""
-    out = arguments.work / f"{method.replace(', ', '-').replace(' ', '-')}-{rate}"
-    done = out / "results.json"
-    if not done.is_file():
+def slug(method: str) -> str:
+    return method.replace(", ", "-").replace(" ", "-")
+
+
+def run(arguments: argparse.Namespace, method: str, rate: str) -> None:
+    """One training, unless it is done."""
+    out = arguments.work / f"{slug(method)}@{rate}"
+    if not (out / "results.json").is_file():
         changes = [*arguments.changes, *METHODS[method], f"training.learning_rate={rate}", f"out={out}"]
         resume = ["--resume"] if (out / "recipe.json").is_file() else []
         command = [sys.executable, "-m", "crossgraft.cli.main", "train", str(arguments.recipe), *changes, *resume]
         subprocess.run([*command, "--device", arguments.device], check=True)
-    return dict(json.loads(done.read_text()))
 
 
 def row(method: str, best: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from task_files import make, pictures, write_json
 
 from crossgraft.errors import InputError
-from crossgraft.tasks import Decoding
+from crossgraft.tasks import Decoding, NoSuchSplit
 
 
 def coco(images: dict[int, str], captions: list[tuple[int, str]] | None) -> dict[str, Any]:
@@ -60,6 +60,47 @@ def test_official_files(tmp_path: Path) -> None:
     assert len(each.load("val")) == 2
 
 
+def test_each_image_is_scored_and_written_once(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", "7.jpg", "9.jpg")
+    content = coco({7: "7.jpg", 9: "9.jpg"}, [(9, "Two cats."), (7, "A dog."), (7, "The dog")])
+    splits = {"train": {"captions": str(write_json(tmp_path / "captions.json", content))}}
+    task = make("coco-captions", images=str(images), splits=splits, per_caption=True)
+    examples = task.load("train")
+    answers = ["a dog", "another", "two cats"]
+    task.write(examples, answers, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [
+        {"image_id": 7, "caption": "a dog"},
+        {"image_id": 9, "caption": "two cats"},
+    ]
+    whole = make("coco-captions", images=str(images), splits=splits)
+    assert task.score(examples, answers) == whole.score(whole.load("train"), ["a dog", "two cats"])
+    with pytest.raises(InputError, match="2 answers for 3 examples"):
+        task.write(examples, answers[:2], tmp_path / "out.json")
+
+
+def test_image_ids_as_text(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", "7.jpg", "9.jpg")
+    content = coco({7: "7.jpg", 9: "9.jpg"}, [(7, "A dog."), (9, "Two cats.")])
+    content["images"][0]["id"] = "7"
+    content["annotations"][1]["image_id"] = "009"
+
+    def task() -> Any:
+        captions = str(write_json(tmp_path / "captions.json", content))
+        return make("coco-captions", images=str(images), splits={"val": {"captions": captions}})
+
+    examples = task().load("val")
+    assert [example.targets[0][0] for example in examples] == ["A dog.", "Two cats."]
+    task().write(examples, ["a", "b"], tmp_path / "out.json")
+    assert [row["image_id"] for row in json.loads((tmp_path / "out.json").read_text())] == [7, 9]
+    for wrong in ("seven", "", "7.0", "1_0", "9" * 19):
+        content["images"][0]["id"] = wrong
+        with pytest.raises(InputError, match=f"'images' entry 1: 'id' must be a whole number, found '{wrong}'"):
+            task().load("val")
+    content["images"][0]["id"] = "9"
+    with pytest.raises(InputError, match=r"'images' entry 2: id '9' is already that of .* entry 1"):
+        task().load("val")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -104,8 +145,12 @@ def test_karpathy(tmp_path: Path) -> None:
     assert len(make("coco-captions", **fields, limits={"train": 2}).load("train")) == 2
     flickr = write_json(tmp_path / "flickr.json", karpathy((2, "val"), cocoid=False))
     assert make("coco-captions", karpathy=str(flickr), images=str(images)).load("val")[0].id == "2"
-    with pytest.raises(InputError, match="no image has the split 'test'"):
+    with pytest.raises(NoSuchSplit, match="no image has the split 'test'; there are: val"):
         make("coco-captions", karpathy=str(flickr), images=str(images)).load("test")
+    rows = karpathy((2, "val"), cocoid=False)
+    rows["images"][0]["imgid"] = "two"
+    with pytest.raises(InputError, match="'images' entry 1: 'imgid' must be a whole number, found 'two'"):
+        make("coco-captions", karpathy=str(write_json(tmp_path / "text.json", rows)), images=str(images)).load("val")
     other = write_json(tmp_path / "other.json", coco({7: "7.jpg"}, [(7, "a")]))
     with pytest.raises(InputError, match="found the official COCO layout; name it in 'splits'"):
         make("coco-captions", karpathy=str(other), images=str(images)).load("val")

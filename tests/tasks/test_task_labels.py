@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from task_files import make, pictures, write_lines
 
+from crossgraft.encoders.images import UnreadableImage
 from crossgraft.errors import InputError
 from crossgraft.tasks.nlvr1 import cut_boxes
 
@@ -133,6 +134,26 @@ def test_nlvr1_official_files(tmp_path: Path) -> None:
     assert (example.images, example.targets) == ((image,), (("false", 1),))
     task.write([example], ["true"], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "12-0,true\n"
+
+
+def test_nlvr1_a_damaged_drawing_costs_its_example(tmp_path: Path) -> None:
+    images = tmp_path / "images" / "3"
+    for number in range(3):
+        drawing(images / f"dev-{number}-0-0.png")
+    damaged, absent = images / "dev-1-0-0.png", images / "dev-2-0-0.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    absent.unlink()
+    absent.symlink_to("nowhere.png")
+    for path in (damaged, absent):
+        with pytest.raises(UnreadableImage, match=path.name):
+            cut_boxes(path, tmp_path / "boxes")
+    rows = [
+        {"identifier": f"{number}-0", "sentence": "A box.", "label": "true", "directory": "3"} for number in range(3)
+    ]
+    files = {"sentences": str(write_lines(tmp_path / "dev.json", rows)), "images": str(tmp_path / "images")}
+    first, *others = make("nlvr1", splits={"val": files}, boxes=str(tmp_path / "boxes")).load("val")
+    assert len(first.images) == 3
+    assert [example.images for example in others] == [(damaged,), (absent,)]  # encoders skip what they cannot decode
 
 
 def snli_row(photo: int, label: str | None = "neutral", number: int = 0) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def test_questions(tmp_path: Path, between: str) -> None:
     (first,) = task.load("train")
     assert (first.id, first.images, first.targets) == ("a", (tmp_path / "1.png",), (("red", 1), ("Dark red", 1)))
     assert first.text.startswith("What")
+    assert task.question_length is None
     examples = task.load("val")
     assert [example.id for example in examples] == ["b", "c"]
     assert task.score(examples, ["Two.", "chair"]) == {"accuracy": 50}
@@ -142,6 +143,14 @@ def test_captions(tmp_path: Path, layout: str) -> None:
     assert task.score(examples, ["two cats", "a house"])["BLEU-1"] == pytest.approx(100)
     task.write(examples, ["two cats", ""], tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())[1] == {"image": "sub/3.png", "caption": ""}
+
+
+def test_each_image_is_written_once(tmp_path: Path) -> None:
+    task = own(tmp_path, json.dumps(CAPTIONS[:1]), "caption-json", per_caption=True)
+    examples = task.load("train")
+    assert [example.id for example in examples] == ["1.png#0", "1.png#1"]
+    task.write(examples, ["a dog", "a dog"], tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [{"image": "1.png", "caption": "a dog"}]
 
 
 def test_captions_in_cocos_layout(tmp_path: Path) -> None:

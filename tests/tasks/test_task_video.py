@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from task_files import make, pictures, read_lines, write_lines
 from crossgraft.errors import InputError
 from crossgraft.tasks.files import Row
 from crossgraft.tasks.video import chosen_frames, read_features, span_of
+from crossgraft.training.recipe import Visual
+from crossgraft.training.visual import VisualSource
 
 
 def question(qid: int, video: str, answer: int | None = None, **more: Any) -> dict[str, Any]:
@@ -114,6 +118,31 @@ def test_tvc_and_yc2c(tmp_path: Path) -> None:
     assert (example.rows, example.text, example.reference) == ((0, 1, 2), "", ("cut it",))
 
 
+def test_subtitles_of_captions(tmp_path: Path) -> None:
+    frames = videos(tmp_path / "frames")
+    spoken = [
+        {"text": "(Ann:)\nHello.", "start": 0, "end": 0.9},
+        {"text": "Is it you?", "start": 1.5, "end": 4},
+    ]
+    subtitles = str(write_lines(tmp_path / "subtitles.jsonl", [{"vid_name": "long", "sub": spoken}]))
+    rows = [moment(1, "long", "Ann waves.", "She waves"), moment(2, "long", "x", ts=[30, 31]), moment(3, "short", "x")]
+    lines = str(write_lines(tmp_path / "lines.jsonl", rows))
+    fields = {"frames": str(frames), "splits": {"train": {"lines": lines}, "val": {"lines": lines}}, "fps": 2.0}
+    assert [example.text for example in make("tvc", **fields).load("val")] == ["", "", ""]
+    task = make("tvc", **fields, subtitles=subtitles, per_caption=True)
+    assert [example.text for example in task.load("val")] == ["Is it you?", "", ""]  # what is said from 1 to 2 seconds
+    train = task.load("train")
+    assert [example.text for example in train] == ["Is it you?", "Is it you?", "", ""]
+    task.write(train, ["she waves", "other", "", "x"], tmp_path / "out.jsonl")
+    assert [row["clip_id"] for row in read_lines(tmp_path / "out.jsonl")] == [1, 2, 3]
+    # A step of YC2C is a video of its own: nothing is cropped, and all of its subtitles are read.
+    first, *_ = make("yc2c", **fields, subtitles=subtitles).load("val")
+    assert (first.text, len(first.rows)) == ("(Ann:) Hello. Is it you?", 64)
+    assert {make(name, **fields).question_length for name in ("tvqa", "how2qa", "tvc", "yc2c")} == {600}
+    with pytest.raises(InputError, match=r"absent.jsonl: no such file"):
+        make("yc2c", **fields, subtitles=str(tmp_path / "absent.jsonl")).load("val")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,23 +169,75 @@ def test_bad_frames(tmp_path: Path) -> None:
     (folder / "v").mkdir()
     with pytest.raises(InputError, match="no frame images"):
         task.load("val")
-    np.savez(folder / "v.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
-    with pytest.raises(InputError, match="expected one array, or one called 'features'; found: a, b"):
-        task.load("val")
-    for array in (np.zeros(3), np.zeros((0, 2)), np.array([["x"]])):
-        np.save(folder / "v.npy", array)
-        with pytest.raises(InputError, match=r"expected numbers of shape \(frames, dimensions\)"):
-            task.load("val")
-    np.save(folder / "v.npy", np.array([[{}]]), allow_pickle=True)
-    with pytest.raises(InputError, match="kind 'O'"):
-        task.load("val")
-    (folder / "v.npy").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a NumPy file"):
+    (folder / "v").rmdir()
+    (folder / "v").write_text("no folder")
+    with pytest.raises(InputError, match="1 of 1 videos are not in"):
         task.load("val")
     with pytest.raises(InputError, match="'frames' is needed"):
         make("tvqa", splits={"val": {"lines": str(lines)}}).load("val")
     with pytest.raises(InputError, match="looks in 'frames'"):
         make("tvqa", splits={}, images=str(folder))
+
+
+def overwrite(path: Path, start: int, count: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[start : start + count] = b"\xff" * count
+    path.write_bytes(content)
+
+
+def unusable_files(folder: Path) -> dict[str, str]:
+    """Feature files that cannot be used, and what is said about them."""
+    rng = np.random.default_rng(0)
+    shapes = r"expected numbers of shape \(frames or tokens, dimensions\)"
+    for name, array in (("vector", np.zeros(3)), ("none", np.zeros((0, 2))), ("words", np.array([["x"]]))):
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "objects.npy", np.array([[{}]]), allow_pickle=True)
+    np.save(folder / "cut.npy", rng.normal(size=(100, 2)))
+    (folder / "cut.npy").write_bytes((folder / "cut.npy").read_bytes()[:900])
+    (folder / "empty.npy").touch()
+    (folder / "other.npy").write_bytes(b"nothing")
+    (folder / "gone.npy").symlink_to("nowhere.npy")
+    np.savez(folder / "two.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
+    np.savez(folder / "crc.npz", features=rng.normal(size=(100, 20)))
+    overwrite(folder / "crc.npz", 5000, 8)
+    np.save(folder / "whole.npy", np.zeros((100, 400)))
+    with zipfile.ZipFile(folder / "zlib.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=0) as archive:
+        archive.write(folder / "whole.npy", "features.npy")
+    overwrite(folder / "zlib.npz", 100_000, 70_000)  # longer than a block of deflate, so that one's header is in it
+    with np.load(folder / "zlib.npz") as archive, pytest.raises(zlib.error):
+        archive["features"]
+    (folder / "hollow.npz").touch()
+    return {
+        "vector.npy": shapes,
+        "none.npy": shapes,
+        "words.npy": shapes,
+        "objects.npy": "kind 'O'",
+        "cut.npy": "cannot be read",
+        "empty.npy": "not a NumPy file",
+        "other.npy": "not a NumPy file",
+        "gone.npy": "not a NumPy file",
+        "two.npz": "expected one array, or one called 'features'; found: a, b",
+        "zlib.npz": r"cannot be read \(.*\); expected 100 rows of features",
+        "crc.npz": r"cannot be read \(.*\); expected 100 rows of features",
+        "hollow.npz": "not a NumPy file",
+    }
+
+
+@pytest.mark.parametrize("localized", [True, False])
+def test_a_damaged_feature_file_costs_the_examples_about_its_video(tmp_path: Path, localized: bool) -> None:
+    reasons = unusable_files(tmp_path)
+    np.save(tmp_path / "good.npy", np.ones((5, 2)))
+    rows = [question(number, Path(name).stem, 1) for number, name in enumerate([*reasons, "good.npy"])]
+    splits = {"val": {"lines": str(write_lines(tmp_path / "val.jsonl", rows))}}
+    *bad, good = examples = make("tvqa", frames=str(tmp_path), splits=splits, localized=localized, fps=1.0).load("val")
+    source = VisualSource.open(Visual(), examples, {"frames"})
+    for example, (name, reason) in zip(bad, reasons.items(), strict=True):
+        assert example.images == (tmp_path / name,)
+        with pytest.raises(InputError, match=reason):
+            read_features(tmp_path / name, example.rows)
+        assert str(source.unusable(example)).startswith(f"{tmp_path / name}: "), name
+    assert source.unusable(good) is None
+    assert source.of(good, "frames").shape == (1, len(good.rows), 2)
 
 
 @given(

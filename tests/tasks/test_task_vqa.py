@@ -94,6 +94,34 @@ def test_vqa_raw_answers_and_vocabulary(tmp_path: Path) -> None:
         make("vqav2", **vqa_files(tmp_path, vocabulary=str(path))).load("train")
 
 
+def test_vqa_leaves_out_training_questions_without_targets(tmp_path: Path) -> None:
+    nothing = vqa_annotation(11)
+    for row, answer in zip(nothing["answers"], ["the", "a"] * 5, strict=True):
+        row["answer"] = answer
+    annotations = [vqa_annotation(10), nothing, vqa_annotation(20)]
+    task = make("vqav2", **vqa_files(tmp_path, annotations=annotations))
+    assert [example.id for example in task.load("train")] == ["10", "20"]
+    assert [len(example.targets) for example in task.load("val")] == [3, 0, 2]
+    alone = make("vqav2", **vqa_files(tmp_path, [vqa_question(11)], [nothing]))
+    with pytest.raises(InputError, match=r"questions\.json: no question of 'train' has an answer to learn"):
+        alone.load("train")
+    with pytest.raises(InputError, match=r"questions\.json: no questions"):
+        make("vqav2", **vqa_files(tmp_path, [], [])).load("val")
+
+
+def test_vqa_ids_as_text(tmp_path: Path) -> None:
+    questions = [vqa_question(10) | {"question_id": "10", "image_id": "1"}]
+    task = make("vqav2", **vqa_files(tmp_path, questions, [vqa_annotation(10)]))
+    examples = task.load("val")
+    assert examples[0].images[0].name == "COCO_train2014_000000000001.jpg"
+    task.write(examples, ["cat"], tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [{"question_id": 10, "answer": "cat"}]
+    for key in ("question_id", "image_id"):
+        task = make("vqav2", **vqa_files(tmp_path, [vqa_question(10) | {key: "q10"}], [vqa_annotation(10)]))
+        with pytest.raises(InputError, match=f"'questions' entry 1: '{key}' must be a whole number, found 'q10'"):
+            task.load("test")
+
+
 def test_vqa_draws_in_proportion_and_weighs(tmp_path: Path) -> None:
     task = make("vqav2", **vqa_files(tmp_path))
     example = task.load("train")[0]

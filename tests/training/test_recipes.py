@@ -25,6 +25,13 @@ COUNTS = {
     "image-bart-multiple-prompts": (6_627_200, 4.533),
     "image-bart-single-prompt": (2_843_936, 1.997),
 }
+# Counted by running the code of the authors of dynamic visual prompting; CLIP is not counted.
+DVP_COUNTS = {
+    "vqa-bert-full": 117_839_673,
+    "vqa-bert-adapters": 12_544_569,
+    "vqa-t5-full": 231_260_985,
+    "vqa-t5-adapters": 17_304_249,
+}
 PERCENTS = {
     "image-t5-single-adapter": 4.490,
     "image-t5-multiple-adapters": 14.292,
@@ -41,6 +48,12 @@ def test_params_prints_the_published_counts(cli: Any) -> None:
     rows = {row["name"]: row for row in cli("params", *files, "--json").json["recipes"]}
     assert {name: (rows[name]["trainable"], round(rows[name]["percent"], 3)) for name in COUNTS} == COUNTS
     assert {name: round(rows[name]["percent"], 3) for name in PERCENTS} == PERCENTS
+
+
+def test_params_prints_the_counts_of_dynamic_visual_prompting(cli: Any) -> None:
+    files = [RECIPES / "dvp" / f"{name}.yaml" for name in DVP_COUNTS]
+    rows = cli("params", *files, "--json").json["recipes"]
+    assert {row["name"]: row["trainable"] for row in rows} == DVP_COUNTS
 
 
 def test_params_of_one_recipe_and_with_changes(cli: Any) -> None:

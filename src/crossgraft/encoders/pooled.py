@@ -93,5 +93,10 @@ class PooledGrid(Encoder):
         return self.encoder.encode_texts(texts)
 
 
+def pooled(encoder: Encoder, side: int | None) -> Encoder:
+    """An encoder with its grid pooled to side x side; None: as it is."""
+    return encoder if side is None else PooledGrid(encoder, side)
+
+
 def _load_pooled(load: Callable[[], Encoder], side: int) -> Encoder:
     return PooledGrid(load(), side)

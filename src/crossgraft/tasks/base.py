@@ -22,15 +22,16 @@ class Example:
 
     Attributes:
         id: the official id as a string, unique in its split.
-        images: image files, or arrays of precomputed features (.npy): one, two or three images, or the frames of a
-            video in order.
-        text: what the encoder reads behind the task's prefix; empty for captions.
+        images: image files, or arrays of precomputed features (.npy, .npz): one, two or three images, or the frames of
+            a video in order. That a file is there does not say that it can be decoded: who reads it finds out.
+        text: what the encoder reads behind the task's prefix; empty for captions of images.
         targets: (answer, score in (0, 1]) pairs that are right to some degree; empty where there are no labels.
         reference: what `Task.score` compares with, in the official file's own terms (ten answers, all captions, ...);
             None where there are no labels.
         rows: which rows of a feature file (n, d) to read, in order, where `images` is that one file (the frames of a
             video, see `crossgraft.tasks.video.read_features`); empty: all of it.
-        about: what the result file repeats of the official line, such as a clip's name; None where it needs nothing.
+        about: what the result file repeats of the official line, by key, such as a clip's name; None where it needs
+            nothing.
         choices: the answers that this example offers, of which targets are some; empty: those of the task, see
             `Decoding.choices`.
     """
@@ -41,7 +42,7 @@ class Example:
     targets: tuple[tuple[str, float], ...] = ()
     reference: Any = None
     rows: tuple[int, ...] = ()
-    about: Any = None
+    about: dict[str, Any] | None = None
     choices: tuple[str, ...] = ()
 
 
@@ -59,7 +60,8 @@ class Task(ABC):
 
     Attributes that a recipe may set where a task makes them fields:
         prefix: what stands before each text, such as "vqa: ".
-        question_length: how many tokens of prefix and text the encoder reads at most; None: as many as it can.
+        question_length: how many tokens of prefix and text the encoder reads at most, at least 1; None: as many as it
+            can.
 
     Class attributes:
         name: what recipes call it.
@@ -75,6 +77,11 @@ class Task(ABC):
     metric: ClassVar[str]
     visual: ClassVar[str] = "grid"
     weighted: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        length = self.question_length
+        if length is not None and (type(length) is not int or length < 1):
+            raise InputError(f"question_length: must be a whole number of at least 1, or null, found {length!r}")
 
     @property
     def decoding(self) -> Decoding:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossgraft.errors import InputError
-from crossgraft.tasks.base import Example
+from crossgraft.tasks.base import Example, NoSuchSplit
 from crossgraft.tasks.caption_task import Captioned, CaptionTask
-from crossgraft.tasks.files import Row, by_id, check_answers, read_part, rows_of, write_result
+from crossgraft.tasks.files import Row, by_id, read_part, rows_of, write_result
 from crossgraft.tasks.images import ImageFolders
 from crossgraft.tasks.registry import register_task
 from crossgraft.tasks.splits import OneFileTask, SplitFiles, check_split
@@ -55,9 +55,9 @@ class CocoCaptions(CaptionTask, OneFileTask):
         else:
             files = self._files(self.splits, split)
             images = self._images(files)
-            rows, captions = read_coco(files.captions)
+            rows, captions = read_coco(files.captions, whole=True)
             found = [
-                Captioned(key, (images.path(row.text("file_name"), number=int(key)),), captions.get(key, ()))
+                _captioned(key, images.path(row.text("file_name"), number=int(key)), captions.get(key, ()))
                 for key, row in self._limited(rows, files.limit)
             ]
         images.check()
@@ -65,9 +65,8 @@ class CocoCaptions(CaptionTask, OneFileTask):
 
     def write(self, examples: Sequence[Example], answers: Sequence[str], path: Path) -> None:
         """[{"image_id": 1, "caption": "..."}, ...], as the evaluation server takes it."""
-        check_answers(examples, answers)
-        pairs = zip(examples, answers, strict=True)
-        write_result(path, [{"image_id": int(example.id), "caption": answer} for example, answer in pairs])
+        described = self._described(examples, answers)
+        write_result(path, [{**about, "caption": answer} for about, answer in described])
 
     def _of_karpathy(self, path: Path, images: ImageFolders, split: str) -> list[Captioned]:
         content, rows = read_part(path, "images")
@@ -77,11 +76,12 @@ class CocoCaptions(CaptionTask, OneFileTask):
         wanted = {split, "restval"} if split == "train" and self.restval else {split}
         kept = [row for row in rows if row.get("split", str) in wanted]
         if not kept:
-            raise InputError(f"{path}: no image has the split {split!r}")
+            known = dict.fromkeys(row.get("split", str) for row in rows)
+            raise NoSuchSplit(f"{path}: no image has the split {split!r}; there are: {', '.join(known) or 'no images'}")
         found = []
         # Ids must be unique in the whole file, not just in the split: the splits must not overlap.
         key = "cocoid" if "cocoid" in rows[0].values else "imgid"
-        ids = {id(row): name for name, row in by_id(rows, key).items()}
+        ids = {id(row): name for name, row in by_id(rows, key, whole=True).items()}
         for name, row in self._limited({ids[id(row)]: row for row in kept}, self.limits.get(split)):
             file = row.text("filename")
             folder = row.values.get("filepath")
@@ -91,25 +91,35 @@ class CocoCaptions(CaptionTask, OneFileTask):
             )
             if not captions:
                 raise InputError(f"{row.where}: 'sentences' is empty; expected the captions of {file}")
-            found.append(Captioned(name, (images.path(*names),), captions))
+            found.append(_captioned(name, images.path(*names), captions))
         return found
 
 
-def read_coco(path: Path) -> tuple[dict[str, Row], dict[str, tuple[str, ...]]]:
+def _captioned(key: str, image: Path, captions: tuple[str, ...]) -> Captioned:
+    return Captioned(key, (image,), captions, about={"image_id": int(key)})
+
+
+def read_coco(path: Path, *, whole: bool = False) -> tuple[dict[str, Row], dict[str, tuple[str, ...]]]:
     """COCO's layout: rows of images by id, and the captions of each; none at all in a file without annotations.
 
+    Args:
+        path: the file.
+        whole: ids of images must be whole numbers, as the evaluation server wants them, or text that is one.
+
     Raises:
-        InputError: the layout is another; ids come twice; images without captions, or captions without their image.
+        InputError: the layout is another; ids come twice, or are not as they must be; images without captions, or
+            captions without their image.
     """
     content, rows = read_part(path, "images")
-    images = by_id(rows, "id")
+    images = by_id(rows, "id", whole=whole)
     if not images:
         raise InputError(f"{path}: 'images' is empty")
     if "annotations" not in content:
         return images, {}
     captions: dict[str, list[str]] = {}
     for row in by_id(rows_of(content["annotations"], path, "'annotations' entry"), "id").values():
-        captions.setdefault(row.identifier("image_id"), []).append(row.text("caption"))
+        image = str(row.whole("image_id")) if whole else row.identifier("image_id")
+        captions.setdefault(image, []).append(row.text("caption"))
     for problem, absent in (
         ("images have no caption", [key for key in images if key not in captions]),
         ("captioned images are not among 'images'", [key for key in captions if key not in images]),

@@ -6,6 +6,7 @@ import csv
 import gc
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from crossgraft.errors import InputError
 from crossgraft.files import read_json, write_bytes
 
 Paths = Path | tuple[Path, ...]
+
+# More digits than any id has; Python itself refuses thousands of them.
+_WHOLE = re.compile(r"\s*(-?[0-9]{1,18})\s*")
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "keys and values"}
 
@@ -77,6 +81,25 @@ class Row(NamedTuple):
         """The value of `key`, text or a whole number, as text."""
         value = self.get(key, str, int)
         return value if type(value) is str else str(value)
+
+    def whole(self, key: str) -> int:
+        """The value of `key`, a whole number, or text that is one.
+
+        Raises:
+            InputError: it is something else.
+        """
+        value = self.get(key, str, int)
+        if type(value) is int:
+            return value
+        match = _WHOLE.fullmatch(value)
+        if match is None:
+            raise InputError(f"{self.where}: {key!r} must be a whole number, found {value!r:.60}")
+        return int(match.group(1))
+
+
+def one_line(text: str) -> str:
+    """Text with single spaces for all of its line breaks, tabs and runs of spaces, and none around it."""
+    return " ".join(text.split())
 
 
 def rows_of(values: Any, path: Path, place: str = "entry") -> list[Row]:
@@ -195,15 +218,20 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def by_id(rows: Iterable[Row], key: str | Callable[[Row], str]) -> dict[str, Row]:
+def by_id(rows: Iterable[Row], key: str | Callable[[Row], str], *, whole: bool = False) -> dict[str, Row]:
     """Rows by the text of their id.
 
+    Args:
+        rows: entries of a file, or of several.
+        key: of the id, or what gives the id of a row.
+        whole: ids under `key` must be whole numbers (or text that is one), as the result file wants them.
+
     Raises:
-        InputError: two rows have the same id; both places are named.
+        InputError: an id is missing or not as it must be; two rows have the same id, and both places are named.
     """
     found: dict[str, Row] = {}
     for row in rows:
-        name = row.identifier(key) if isinstance(key, str) else key(row)
+        name = key(row) if callable(key) else str(row.whole(key)) if whole else row.identifier(key)
         if name in found:
             what = key if isinstance(key, str) else "id"
             raise InputError(f"{row.where}: {what} {name!r} is already that of {found[name].where}; ids must be unique")

@@ -1,4 +1,5 @@
-"""Finding the image files of annotations: one listing a folder, not one look at the disk for each of 100,000 images."""
+"""Finding the image files of annotations, or arrays of their features: one listing a folder, not one look at the disk
+for each of 100,000 images."""
 
 from __future__ import annotations
 
@@ -6,17 +7,24 @@ import os
 import re
 from pathlib import Path
 
+from crossgraft.encoders.images import IMAGE_SUFFIXES
 from crossgraft.errors import InputError
 from crossgraft.tasks.files import Paths, listed
 
-_LAST_NUMBER = re.compile(r"(\d+)\.[^.]+$")
+ARRAYS = (".npy", ".npz")
+"""What names of arrays end in, the preferred first."""
+
+# What begins with a dot is no image, but something that a system put beside one.
+_NUMBERED = re.compile(r"(?!\.)(.*\D)?(?P<number>\d+)(?P<suffix>\.[^.]+)", re.DOTALL)
 
 
 class ImageFolders:
     """The images of a split: `path` looks one up, `check` complains about all that were not found.
 
+    In place of the image "1.jpg" a folder may hold an array of its features, "1.npy" or "1.npz".
+
     Args:
-        folders: where images lie.
+        folders: where images lie, searched in order.
         task: what messages call the task.
 
     Raises:
@@ -39,9 +47,11 @@ class ImageFolders:
     def path(self, *names: str, number: int | None = None) -> Path:
         """The file called by the first of `names` (which may have folders in front) that exists, in the first folder.
 
+        Within a folder, an array called like an image comes after the image files.
+
         Args:
             names: file names in order of preference.
-            number: if no name is there, a file whose name ends in this number (COCO's image ids) will do.
+            number: if no name is there, an image or array whose name ends in this number (COCO's image ids) will do.
 
         Returns:
             its path; where there is none, the path where it was expected, and `check` will say so.
@@ -67,12 +77,14 @@ class ImageFolders:
         raise InputError(
             f"task {self._task!r}: {len(self._missing)} of {len(self._found)} images are not in "
             f"{', '.join(map(str, self._folders))}, the first {first!r}; {near}"
-            "add the files, or set 'images' to their folder"
+            f"add the files (or arrays of their features: {', '.join(_arrays_of(first))}), "
+            "or set 'images' to their folder"
         )
 
     def _search(self, names: tuple[str, ...], number: int | None) -> Path | None:
+        arrays = [array for name in names for array in _arrays_of(name)]
         for folder in self._folders:
-            for name in names:
+            for name in (*names, *arrays):
                 path = folder / name
                 if path.name in self._listing(path.parent):
                     return path
@@ -92,8 +104,15 @@ class ImageFolders:
 
     def _numbered(self, folder: Path) -> dict[int, str]:
         if folder not in self._numbers:
-            matches = map(_LAST_NUMBER.search, names := sorted(self._listing(folder)))
-            self._numbers[folder] = {
-                int(match.group(1)): name for match, name in zip(matches, names, strict=True) if match is not None
-            }
+            matches = [match for match in map(_NUMBERED.fullmatch, sorted(self._listing(folder))) if match is not None]
+            found: dict[int, str] = {}
+            for match in sorted(matches, key=lambda match: match["suffix"] in ARRAYS):  # images before arrays
+                if match["suffix"] in ARRAYS or match["suffix"].lower() in IMAGE_SUFFIXES:
+                    found.setdefault(int(match["number"]), match.string)
+            self._numbers[folder] = found
         return self._numbers[folder]
+
+
+def _arrays_of(name: str) -> tuple[str, ...]:
+    stem = os.path.splitext(name)[0]
+    return tuple(stem + suffix for suffix in ARRAYS)

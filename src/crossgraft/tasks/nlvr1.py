@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from crossgraft.encoders.images import read_image
+from crossgraft.encoders.images import UnreadableImage, read_image
 from crossgraft.errors import InputError
 from crossgraft.tasks.base import Decoding, Example
 from crossgraft.tasks.files import Row, by_id, check_answers, read_lines, write_result_lines
-from crossgraft.tasks.images import ImageFolders
+from crossgraft.tasks.images import ARRAYS, ImageFolders
 from crossgraft.tasks.registry import register_task
 from crossgraft.tasks.splits import OneFileTask, SplitFiles, split_ids
 from crossgraft.tasks.truth import TRUE_OR_FALSE, consistency, label_of, targets_of
@@ -81,7 +81,7 @@ class Nlvr1(OneFileTask):
         examples = []
         for key, row, picture in found:
             label = label_of(row, "label", TRUE_OR_FALSE)
-            seen = (picture,) if self.boxes is None else cut_boxes(picture, self.boxes)
+            seen = (picture,) if self.boxes is None else _boxes_of(picture, self.boxes)
             examples.append(Example(key, seen, row.text("sentence"), targets_of(label), label))
         return examples
 
@@ -105,6 +105,17 @@ def _picture(identifier: str, row: Row, images: ImageFolders) -> Path:
     return images.path(f"{number}/{name}", name, f"images/{number}/{name}", f"{stem}/images/{number}/{name}")
 
 
+def _boxes_of(picture: Path, folder: Path) -> tuple[Path, ...]:
+    """The boxes of a drawing; the drawing itself where it cannot be decoded: who reads it finds out why, and leaves its
+    example out."""
+    if picture.suffix in ARRAYS:
+        raise InputError(f"{picture}: an array cannot be cut into boxes; leave 'boxes' out, or name drawings")
+    try:
+        return cut_boxes(picture, folder)
+    except UnreadableImage:
+        return (picture,)
+
+
 def cut_boxes(image: Path, folder: Path) -> tuple[Path, Path, Path]:
     """Cut a drawing into its three boxes, from left to right, as PNG files in `folder`; boxes already cut stay.
 
@@ -113,12 +124,16 @@ def cut_boxes(image: Path, folder: Path) -> tuple[Path, Path, Path]:
         folder: made if it is not there.
 
     Raises:
-        InputError: it is not four times as wide as high (within a pixel), or no image.
+        UnreadableImage: it cannot be decoded.
+        InputError: it is not four times as wide as high (within a pixel).
     """
     # Drawings of the same name lie in different folders.
     mark = hashlib.sha256(os.fsencode(image.resolve())).hexdigest()[:12]
     paths = tuple(folder / f"{image.stem}-{mark}-box{place}.png" for place in range(3))
-    changed = image.stat().st_mtime_ns
+    try:
+        changed = image.stat().st_mtime_ns
+    except OSError as error:
+        raise UnreadableImage(f"cannot be opened ({error.strerror})", str(image)) from None
     if not all(path.exists() and path.stat().st_mtime_ns >= changed for path in paths):
         picture = read_image(image)
         width, height = picture.size

@@ -51,7 +51,7 @@ class VqaCsv(OwnFile):
     """
 
     prefix: str = "vqa: "
-    question_length: int | None = 20
+    question_length: int | None = None  # nobody expects one's own questions to be cut
 
     metric: ClassVar[str] = "accuracy"
 
@@ -64,8 +64,16 @@ class VqaCsv(OwnFile):
         for key, row in split_ids(self, rows, split, {key: row.text("image") for key, row in rows.items()}):
             answers = tuple(dict.fromkeys(part.strip() for part in row.get("answer", str).split("|") if part.strip()))
             targets = tuple((answer, 1.0) for answer in answers)
+            image = row.text("image")
             examples.append(
-                Example(key, (images.path(row.text("image")),), row.text("question"), targets, answers or None)
+                Example(
+                    key,
+                    (images.path(image),),
+                    row.text("question"),
+                    targets,
+                    answers or None,
+                    about={"image": image},
+                )
             )
         unlabelled = [example for example in examples if example.reference is None]
         if 0 < len(unlabelled) < len(examples):
@@ -84,12 +92,12 @@ class VqaCsv(OwnFile):
         return {"accuracy": percent([normalise(answer) in map(normalise, truth) for answer, truth in pairs])}
 
     def write(self, examples: Sequence[Example], answers: Sequence[str], path: Path) -> None:
-        """[{"id": "...", "image": "...", "question": "...", "answer": "..."}, ...]."""
+        """[{"id": "...", "image": "...", "question": "...", "answer": "..."}, ...]; images as the file names them."""
         check_answers(examples, answers)
         write_result(
             path,
             [
-                {"id": example.id, "image": example.images[0].name, "question": example.text, "answer": answer}
+                {"id": example.id, **(example.about or {}), "question": example.text, "answer": answer}
                 for example, answer in zip(examples, answers, strict=True)
             ],
         )
@@ -104,7 +112,7 @@ class OwnCaptions(CaptionTask, OwnFile):
         rows, captions = self._read()
         images = self._own_images()
         chosen = split_ids(self, rows, split, {key: key for key in rows})
-        found = [Captioned(key, (images.path(key),), captions[key]) for key, _ in chosen]
+        found = [Captioned(key, (images.path(key),), captions[key], about={"image": key}) for key, _ in chosen]
         without = [thing.id for thing in found if not thing.captions]
         if 0 < len(without) < len(found):
             raise InputError(
@@ -116,9 +124,8 @@ class OwnCaptions(CaptionTask, OwnFile):
 
     def write(self, examples: Sequence[Example], answers: Sequence[str], path: Path) -> None:
         """[{"image": "...", "caption": "..."}, ...], which `caption-json` reads, too."""
-        check_answers(examples, answers)
-        pairs = zip(examples, answers, strict=True)
-        write_result(path, [{"image": example.id, "caption": answer} for example, answer in pairs])
+        described = self._described(examples, answers)
+        write_result(path, [{**about, "caption": answer} for about, answer in described])
 
     def _read(self) -> tuple[dict[str, Row], dict[str, tuple[str, ...]]]:
         raise NotImplementedError

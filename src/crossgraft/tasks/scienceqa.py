@@ -14,7 +14,7 @@ from crossgraft.errors import InputError
 from crossgraft.files import read_json
 from crossgraft.registry import nearest
 from crossgraft.tasks.base import Decoding, Example, NoSuchSplit
-from crossgraft.tasks.files import Row, check_answers, many_objects, references, write_result
+from crossgraft.tasks.files import Row, check_answers, many_objects, one_line, references, write_result
 from crossgraft.tasks.metrics.exact import percent
 from crossgraft.tasks.registry import register_task
 from crossgraft.tasks.splits import SPLITS, OneFileTask, check_split, split_ids
@@ -103,7 +103,7 @@ class ScienceQa(OneFileTask):
         """
         truths: list[ScienceQaReference] = references(examples, answers)
         triples = zip(examples, answers, truths, strict=True)
-        right = [_line(answer) == example.choices[truth.answer] for example, answer, truth in triples]
+        right = [one_line(answer) == example.choices[truth.answer] for example, answer, truth in triples]
         scores = {"accuracy": percent(right)}
         for kind in KINDS:
             values = [value for value, truth in zip(right, truths, strict=True) if kind in truth.kinds]
@@ -117,7 +117,7 @@ class ScienceQa(OneFileTask):
         That script counts -1 as wrong, and takes the results of all 4,241 test questions only.
         """
         check_answers(examples, answers)
-        pairs = zip(examples, map(_line, answers), strict=True)
+        pairs = zip(examples, map(one_line, answers), strict=True)
         numbers = {example.id: _number(example.choices, answer) for example, answer in pairs}
         write_result(path, {"results": numbers})
 
@@ -180,7 +180,7 @@ class ScienceQa(OneFileTask):
 
     def _example(self, pid: str, row: Row, images: tuple[Path, ...]) -> Example:
         choices = _choices(row)
-        offered = tuple(LETTERS[: len(choices)]) if self.answer == "letter" else tuple(map(_line, choices))
+        offered = tuple(LETTERS[: len(choices)]) if self.answer == "letter" else tuple(map(one_line, choices))
         truth = _truth(row, len(choices))
         targets = () if truth is None else ((offered[truth], 1.0),)
         reference = None if truth is None else ScienceQaReference(truth, _kinds(row))
@@ -196,10 +196,6 @@ class ScienceQa(OneFileTask):
         if lecture:
             lines.append(LECTURE.format(lecture=lecture))
         return "\n".join(lines).replace("  ", " ")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _number(choices: Sequence[str], answer: str) -> int:

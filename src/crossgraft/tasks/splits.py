@@ -63,6 +63,7 @@ class FilesTask(Task):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in getattr(self, "splits", {}):
             if key not in SPLITS:
                 raise InputError(

@@ -6,6 +6,8 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,9 +16,11 @@ import numpy as np
 from numpy.lib import format as npy
 
 from crossgraft.encoders.images import IMAGE_SUFFIXES
-from crossgraft.errors import InputError
+from crossgraft.errors import InputError, first_line
 from crossgraft.tasks.files import Row
+from crossgraft.tasks.images import ARRAYS
 from crossgraft.tasks.splits import FilesTask, SplitFiles
+from crossgraft.tasks.subtitles import Subtitles
 
 Span = tuple[float, float]
 
@@ -47,12 +51,16 @@ class VideoTask(FilesTask):
         localized: only frames (and subtitles) within the annotated span of seconds are seen.
         fps: frames, or rows of features, per second; needed where `localized`. TVQA's own frames have 3.
         max_frames: of more frames, that many are taken at even distances.
+        subtitles: JSON lines {"vid_name", "sub": [{"text", "start", "end"}]}; videos without a line have none. None: no
+            text holds subtitles.
     """
 
     frames: Path | None = None
     localized: bool = False
     fps: float | None = None
     max_frames: int = 64
+    subtitles: Path | None = None
+    question_length: int | None = 600
 
     visual: ClassVar[str] = "frames"
 
@@ -85,12 +93,17 @@ class VideoTask(FilesTask):
         """`Example.images` and `Example.rows` of a line."""
         return videos.select(row.text("vid_name"), self._span(row), self.fps or 0.0, self.max_frames)
 
+    def _said(self, row: Row, subtitles: Subtitles) -> str:
+        """What is said in the frames that a line is about."""
+        return subtitles.said(row.text("vid_name"), self._span(row))
+
 
 class _Video(NamedTuple):
-    """A video's frame images, or its one feature file and how many rows it has."""
+    """A video's frame images, or its one feature file and how many rows it has (None where it cannot be read)."""
 
     images: tuple[Path, ...]
     rows: int | None
+    features: bool = False
 
 
 class Videos:
@@ -118,14 +131,17 @@ class Videos:
             most: how many frames at most.
 
         Returns:
-            frame images and no rows, or the feature file and its rows.
+            frame images and no rows, or the feature file and its rows; no rows of a file that cannot be read: who
+            reads its features finds out why.
         """
         video = self._video(name)
         if video is None:
             self._missing[name] = None
             return (self._folder / name,), ()
-        rows = chosen_frames(len(video.images) if video.rows is None else video.rows, span, fps, most)
-        return (tuple(video.images[row] for row in rows), ()) if video.rows is None else (video.images, rows)
+        if not video.features:
+            rows = chosen_frames(len(video.images), span, fps, most)
+            return tuple(video.images[row] for row in rows), ()
+        return video.images, () if video.rows is None else chosen_frames(video.rows, span, fps, most)
 
     def check(self) -> None:
         """Raises:
@@ -141,15 +157,22 @@ class Videos:
 
     def _video(self, name: str) -> _Video | None:
         if name not in self._known:
-            for suffix in (".npy", ".npz"):
+            for suffix in ARRAYS:
                 if name + suffix in self._names:
                     path = self._folder / (name + suffix)
-                    self._known[name] = _Video((path,), _header(path)[0])
+                    self._known[name] = _Video((path,), _row_count(path), features=True)
                     return self._known[name]
-            if name not in self._names:
+            if name not in self._names or not (self._folder / name).is_dir():
                 return None
             self._known[name] = _Video(_frames(self._folder / name), None)
         return self._known[name]
+
+
+def _row_count(path: Path) -> int | None:
+    try:
+        return _header(path)[0]
+    except InputError:  # one damaged file costs the examples about that video, not the task
+        return None
 
 
 def _frames(folder: Path) -> tuple[Path, ...]:
@@ -203,7 +226,7 @@ def span_of(row: Row) -> Span | None:
 
 
 def read_features(path: Path, rows: tuple[int, ...] = ()) -> np.ndarray:
-    """Features of a video's frames.
+    """Features of a video's frames, or of an image's tokens.
 
     Args:
         path: a .npy file, or a .npz file with one array (or one called "features"), of shape (n, d). Never unpickled.
@@ -213,23 +236,21 @@ def read_features(path: Path, rows: tuple[int, ...] = ()) -> np.ndarray:
         (n or len(rows), d) float32.
 
     Raises:
-        InputError: the file cannot be read, or holds no (n, d) array of numbers.
+        InputError: the file cannot be read, whatever is wrong with it, or holds no (n, d) array of numbers.
     """
     count, member = _header(path)
-    try:
+    with _reading(path, f"cannot be read ({{}}); expected {count} rows of features"):
         if member is None:
             features = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             with np.load(path, allow_pickle=False) as archive:
                 features = archive[member]
         return np.asarray(features[list(rows)] if rows else features, dtype=np.float32)
-    except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected {count} rows of features") from error
 
 
 def _header(path: Path) -> tuple[int, str | None]:
     """How many rows a feature file has, and the array's name in a .npz file; only the header is read."""
-    try:
+    with _reading(path, "not a NumPy file ({})"):
         if path.suffix == ".npy":
             with path.open("rb") as file:
                 shape, kind = _shape(file)
@@ -244,13 +265,22 @@ def _header(path: Path) -> tuple[int, str | None]:
                     )
                 with archive.open(f"{name}.npy") as file:
                     shape, kind = _shape(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a NumPy file ({error})") from error
     if len(shape) != 2 or shape[0] < 1 or kind not in "fiu":
-        raise InputError(f"{path}: expected numbers of shape (frames, dimensions), found shape {shape}, kind {kind!r}")
+        raise InputError(
+            f"{path}: expected numbers of shape (frames or tokens, dimensions), found shape {shape}, kind {kind!r}"
+        )
     return shape[0], name
+
+
+@contextmanager
+def _reading(path: Path, problem: str) -> Iterator[None]:
+    """Errors of reading a file's bytes become `InputError`; {} in `problem` is what they say."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy meet damaged bytes with nearly any exception
+        raise InputError(f"{path}: {problem.format(first_line(error))}") from error
 
 
 def _shape(file: Any) -> tuple[tuple[int, ...], str]:

@@ -10,14 +10,18 @@ from typing import Any
 
 from crossgraft.tasks.base import Example
 from crossgraft.tasks.caption_task import Captioned, CaptionTask
-from crossgraft.tasks.files import Row, by_id, check_answers, read_lines, rows_of, write_result_lines
+from crossgraft.tasks.files import Row, by_id, read_lines, rows_of, write_result_lines
 from crossgraft.tasks.registry import register_task
+from crossgraft.tasks.subtitles import Subtitles
 from crossgraft.tasks.video import VideoFiles, VideoTask
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoCaptions(CaptionTask, VideoTask):
-    """JSON lines {"vid_name", "clip_id", "ts", "descs": [{"desc"}, ...]}; without "descs" in unlabelled splits."""
+    """JSON lines {"vid_name", "clip_id", "ts", "descs": [{"desc"}, ...]}; without "descs" in unlabelled splits.
+
+    The text is what is said in the frames that are seen, if a file of `subtitles` is named, and else empty.
+    """
 
     splits: dict[str, VideoFiles]
 
@@ -25,23 +29,21 @@ class VideoCaptions(CaptionTask, VideoTask):
         """Read a split, see `Task.load`; ids are clip ids."""
         files = self._files(self.splits, split)
         videos = self._videos(files)
+        subtitles = Subtitles(self.subtitles)
         found = []
         for key, row in self._limited(by_id(read_lines(files.lines), "clip_id"), files.limit):
             images, rows = self._frames_of(row, videos)
-            about = {name: row.values[name] for name in ("vid_name", "clip_id", "ts") if name in row.values}
-            found.append(Captioned(key, images, _captions(row), rows, about))
+            about: dict[str, Any] = {
+                name: row.values[name] for name in ("vid_name", "clip_id", "ts") if name in row.values
+            }
+            found.append(Captioned(key, images, _captions(row), rows, about, self._said(row, subtitles)))
         videos.check()
         return self._examples(found, split)
 
     def write(self, examples: Sequence[Example], answers: Sequence[str], path: Path) -> None:
         """JSON lines {"vid_name", "clip_id", "ts", "descs": [{"desc": "..."}]}, as the leaderboard takes them."""
-        check_answers(examples, answers)
-        pairs = zip(examples, answers, strict=True)
-        write_result_lines(path, (_line(example.about, answer) for example, answer in pairs))
-
-
-def _line(about: dict[str, Any], answer: str) -> str:
-    return json.dumps({**about, "descs": [{"desc": answer}]}, ensure_ascii=False)
+        rows = ({**about, "descs": [{"desc": answer}]} for about, answer in self._described(examples, answers))
+        write_result_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def _captions(row: Row) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from typing import ClassVar
 
 from crossgraft.errors import InputError
 from crossgraft.tasks.base import Decoding, Example
-from crossgraft.tasks.files import Row, by_id, check_answers, read_lines, references, rows_of, write_result
+from crossgraft.tasks.files import Row, by_id, check_answers, one_line, read_lines, references, write_result
 from crossgraft.tasks.metrics.exact import percent
 from crossgraft.tasks.registry import register_task
-from crossgraft.tasks.video import Span, VideoFiles, VideoTask
+from crossgraft.tasks.subtitles import Subtitles
+from crossgraft.tasks.video import VideoFiles, VideoTask
 
 # What the encoder reads. That it holds subtitles, question and choices is published; the words around them are a
 # reconstruction. Subtitles come last, so that it is they that are cut off where the text is too long.
@@ -23,15 +24,9 @@ SUBTITLES = " subtitles: {subtitles}"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoQa(VideoTask):
-    """The answer is the number of the right choice, from 0.
-
-    Attributes:
-        subtitles: JSON lines {"vid_name", "sub": [{"text", "start", "end"}]}; videos without a line have none.
-    """
+    """The answer is the number of the right choice, from 0."""
 
     splits: dict[str, VideoFiles]
-    subtitles: Path | None = None
-    question_length: int | None = 600
 
     metric: ClassVar[str] = "accuracy"
     choices: ClassVar[int]
@@ -45,12 +40,12 @@ class VideoQa(VideoTask):
         """Read a split, see `Task.load`; ids are question ids."""
         files = self._files(self.splits, split)
         videos = self._videos(files)
-        spoken = {} if self.subtitles is None else by_id(read_lines(self.subtitles), "vid_name")
+        subtitles = Subtitles(self.subtitles)
         examples = []
         for key, row in self._limited(by_id(read_lines(files.lines), "qid"), files.limit):
             answer = self._answer(row)
             targets = () if answer is None else ((str(answer), 1.0),)
-            text = self._text(row, spoken.get(row.text("vid_name")))
+            text = self._text(row, self._said(row, subtitles))
             images, rows = self._frames_of(row, videos)
             examples.append(Example(key, images, text, targets, answer, rows))
         videos.check()
@@ -78,27 +73,13 @@ class VideoQa(VideoTask):
             raise InputError(f"{row.where}: 'answer_idx' must be 0 to {self.choices - 1}, found {answer}")
         return answer
 
-    def _text(self, row: Row, spoken: Row | None) -> str:
-        choices = (CHOICE.format(number=n, choice=_line(row.get(f"a{n}", str))) for n in range(self.choices))
-        said = "" if spoken is None else _spoken(spoken, self._span(row))
+    def _text(self, row: Row, said: str) -> str:
+        choices = (CHOICE.format(number=n, choice=one_line(row.get(f"a{n}", str))) for n in range(self.choices))
         return TEMPLATE.format(
-            question=_line(row.text("q")),
+            question=one_line(row.text("q")),
             choices=" ".join(choices),
             subtitles=SUBTITLES.format(subtitles=said) if said else "",
         )
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _spoken(video: Row, span: Span | None) -> str:
-    """What is said in a video, within a span of seconds where one is given."""
-    parts = []
-    for part in rows_of(video.get("sub", list), video.path, f"{video.place} {video.number}, subtitle"):
-        if span is None or (part.get("start", float, int) <= span[1] and part.get("end", float, int) >= span[0]):
-            parts.append(_line(part.get("text", str)))
-    return " ".join(filter(None, parts))
 
 
 @register_task("tvqa")

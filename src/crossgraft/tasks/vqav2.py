@@ -53,12 +53,14 @@ class VqaFiles(SplitFiles):
 class VqaV2(FilesTask):
     """Open answers to questions about COCO photos, scored by the official accuracy.
 
-    Training draws one of a question's answers in proportion to its soft score, which also weights the loss.
+    Training draws one of a question's answers in proportion to its soft score, which also weights the loss. Questions
+    of train that have no target (no answer is in the vocabulary, or nothing is left of any once it is normalised) are
+    left out.
 
     Attributes:
         normalise: targets are the answers as the official evaluator compares them; false: as people typed them.
         vocabulary: JSON list of answers, such as lxmert's trainval_label2ans.json, or an object with them as keys: only
-            they are targets, and training questions without any are left out.
+            they are targets.
     """
 
     splits: dict[str, VqaFiles]
@@ -72,23 +74,25 @@ class VqaV2(FilesTask):
 
     @many_objects()
     def load(self, split: str) -> list[Example]:
-        """Read a split, see `Task.load`; ids are question ids."""
+        """Read a split, see `Task.load`; ids are question ids, which are whole numbers."""
         files = self._files(self.splits, split)
         images = self._images(files)
-        questions = by_id(self._rows(files.questions, "questions", keep=("data_subtype",)), "question_id")
+        questions = by_id(self._rows(files.questions, "questions", keep=("data_subtype",)), "question_id", whole=True)
+        if not questions:
+            raise InputError(f"{_names(files.questions)}: no questions")
         annotations: dict[str, Row] | None = None
         if files.annotations is not None:
-            annotations = by_id(self._rows(files.annotations, "annotations"), "question_id")
+            annotations = by_id(self._rows(files.annotations, "annotations"), "question_id", whole=True)
             names = (_names(files.questions), _names(files.annotations))
             check_match(questions, annotations, *names)
         vocabulary = None if self.vocabulary is None else _vocabulary(self.vocabulary)
 
         examples = []
         for key, row in self._limited(questions, files.limit):
-            image = int(row.get("image_id", int))
+            image = row.whole("image_id")
             reference = None if annotations is None else _reference(annotations[key])
             targets = () if reference is None else self._targets(reference.answers, vocabulary)
-            if split == "train" and vocabulary is not None and reference is not None and not targets:
+            if split == "train" and reference is not None and not targets:
                 continue
             subtype = row.values["data_subtype"]
             names_ = (f"COCO_{subtype}_{image:012d}.jpg", f"{image:012d}.jpg")
@@ -96,7 +100,8 @@ class VqaV2(FilesTask):
                 Example(key, (images.path(*names_, number=image),), row.text("question"), targets, reference)
             )
         if not examples:
-            raise InputError(f"{self.vocabulary}: no question of {split!r} has an answer in this vocabulary")
+            where = "" if self.vocabulary is None else f" in the vocabulary {self.vocabulary}"
+            raise InputError(f"{_names(files.questions)}: no question of {split!r} has an answer{where} to learn")
         images.check()
         return examples
 

@@ -13,7 +13,7 @@ from crossgraft.adapt import AdaptedModel
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.images import ImageSource, read_image
 from crossgraft.encoders.load import device_of, load_encoder
-from crossgraft.encoders.pooled import PooledGrid
+from crossgraft.encoders.pooled import pooled
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import InputError
 from crossgraft.registry import nearest
@@ -24,6 +24,7 @@ from crossgraft.training.forms import Form
 from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.run import check_encoder, read_form, read_run, trained_model
+from crossgraft.training.standard import Standard, read_standard
 
 
 @dataclass
@@ -56,12 +57,12 @@ class Answerer:
         recipe, where = read_run(folder), device_of(device)
         if recipe.visual.encoder is None:
             raise InputError(f"{folder}: the run learned from arrays of features; it names no encoder for images")
-        encoder = PooledGrid(
-            load_encoder(recipe.visual.encoder, device=str(where), dtype=recipe.visual.dtype), recipe.visual.side
-        )
+        inner = load_encoder(recipe.visual.encoder, device=str(where), dtype=recipe.visual.dtype)
+        encoder = pooled(inner, recipe.visual.side)
         tasks = recipe.make_tasks()
         width = encoder.feature_dim if next(iter(tasks.values())).visual == "frames" else encoder.grid_shape[1]
         check_encoder(folder, encoder.fingerprint)
+        standard = read_standard(folder, width) if recipe.visual.standardise else None
         form = read_form(recipe, tasks, folder)
         model = trained_model(recipe, form, folder, width, where)
         training = recipe.training
@@ -69,7 +70,7 @@ class Answerer:
             tasks,
             {},
             load_tokenizer(recipe.backbone, form),
-            _Live(encoder, width),  # type: ignore[arg-type]
+            _Live(encoder, width, standard),  # type: ignore[arg-type]
             form,
             training.text_length,
             training.answer_length,
@@ -105,13 +106,13 @@ class Answerer:
 class _Live:
     """Features that are computed when they are asked for."""
 
-    def __init__(self, encoder: Encoder, feature_width: int) -> None:
-        self._encoder, self.feature_width = encoder, feature_width
+    def __init__(self, encoder: Encoder, feature_width: int, standard: Standard | None) -> None:
+        self._encoder, self.feature_width, self._standard = encoder, feature_width, standard
 
     def of(self, example: Example, kind: str) -> Tensor:
         pixels = torch.stack([self._encoder.preprocess(read_image(source)) for source in example.images])
         features = self._encoder.encode_images(pixels, grid=kind == "grid")
-        if kind == "frames":
-            return features.feature[None].clone().cpu()
-        assert features.grid is not None
-        return features.grid.clone().cpu()
+        found = features.feature[None] if kind == "frames" else features.grid
+        assert found is not None
+        found = found.clone().cpu()
+        return found if self._standard is None else self._standard(found)

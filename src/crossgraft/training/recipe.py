@@ -24,23 +24,24 @@ class Visual:
     """Where visual features come from.
 
     `encoder`: a frozen encoder whose grids (or features, one token a frame) are computed from image files and kept in a
-    store; None: examples name arrays (.npy). `side`: grids are max-pooled to side x side tokens. `feature_width`: of
-    the features; needed where no encoder says it. `images`: most images an input holds. `dtype`: of the encoder.
-    `scale_to_words`: a T5's visual tokens start as large as its words, which the authors' do not.
+    store; None: examples name arrays (.npy). `side`: grids are max-pooled to side x side tokens; None: all tokens, as
+    they are. `feature_width`: of the features; needed where no encoder says it. `images`: most images an input holds.
+    `dtype`: of the encoder. `standardise`: each channel of the features, over the training images (`standard`).
+    `scale_to_words`: a T5's visual tokens start as large as its words. The last two are ours, not VL-Adapter's.
     """
 
     encoder: str | None = None
-    side: int = 6
+    side: int | None = 6
     feature_width: int | None = None
     images: int = 2
     dtype: str = "float32"
     store: Path | None = None
+    standardise: bool = True
     scale_to_words: bool = True
 
     def __post_init__(self) -> None:
-        check_whole(1, side=self.side, images=self.images)
-        if self.feature_width is not None:
-            check_whole(1, feature_width=self.feature_width)
+        given = {name: getattr(self, name) for name in ("side", "feature_width") if getattr(self, name) is not None}
+        check_whole(1, images=self.images, **given)
 
 
 @dataclass(frozen=True)
@@ -181,17 +182,17 @@ class Recipe:
             raise InputError(f"{self.name}: tasks.{name}: expected options with a 'task', found {options!r:.60}")
         if not isinstance(name, str) or not name or "." in name:
             raise InputError(f"{self.name}: tasks: {name!r} cannot be a task's name: it has to be text without dots")
-        own = {key: _placed(value, self.data) for key, value in options.items() if key != "task"}
+        own = {key: placed(value, self.data) for key, value in options.items() if key != "task"}
         return from_mapping(get_task(str(options["task"])), own, f"{self.name}: tasks.{name}")
 
 
-def _placed(value: Any, data: str) -> Any:
+def placed(value: Any, data: str) -> Any:
     """{data} in every text."""
     if isinstance(value, str):
         return value.replace("{data}", data)
     if isinstance(value, Mapping):
-        return {key: _placed(part, data) for key, part in value.items()}
-    return [_placed(part, data) for part in value] if isinstance(value, list) else value
+        return {key: placed(part, data) for key, part in value.items()}
+    return [placed(part, data) for part in value] if isinstance(value, list) else value
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

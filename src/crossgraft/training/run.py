@@ -35,6 +35,7 @@ from crossgraft.training.packages import need, need_metrics
 from crossgraft.training.prefix_cache import PrefixCache
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.run_folder import read_run
+from crossgraft.training.standard import measure, read_standard
 from crossgraft.training.trainer import MultiTaskTrainer, arguments, tensorboard
 
 __all__ = ["check_encoder", "evaluate", "load_data", "read_form", "read_run", "train", "trained_model"]
@@ -82,6 +83,8 @@ def _train(
     fingerprints = data.fingerprints()
     form = form_of(recipe, tasks)
     form.learn_answers(data.examples["train"])
+    if recipe.visual.standardise:
+        data.source.standard = measure(tasks, data.examples["train"], data.source)
     tokenizer = load_tokenizer(recipe.backbone, form)
     model = build_backbone(recipe, form, data.source.feature_width, device)
     put_methods(model, recipe, form, data.source.feature_width)
@@ -98,6 +101,8 @@ def _train(
     made = arguments(training, folder, steps, device)  # refuses what cannot be, before anything is written
     if processes.is_first():
         run_folder.begin(folder, recipe, fingerprints, form.state())
+        if data.source.standard is not None:
+            data.source.standard.save(folder)
     processes.wait()
     say(f"training {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f} %)")
     cache = PrefixCache(folder) if training.cache_frozen and form.cached else None
@@ -228,6 +233,8 @@ def evaluate(
     where = device_of(device)
     data = load_data(recipe, chosen, (split,), str(where), say)
     check_encoder(folder, data.source.fingerprint)
+    if recipe.visual.standardise:
+        data.source.standard = read_standard(folder, data.source.feature_width)
     form = read_form(recipe, tasks, folder)
     model = trained_model(recipe, form, folder, data.source.feature_width, where)
     out = folder / run_folder.ANSWERS

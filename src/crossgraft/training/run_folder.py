@@ -2,6 +2,7 @@
 
 recipe.json            what was run; written when training begins
 data.json              fingerprints of what it is trained and scored on
+visual.safetensors     mean and standard deviation of each channel of the visual features
 classes.json           of a classifier: task -> the answers it tells apart, in the order of its head
 checkpoints/           to resume from; removed when all is done
 best/                  the adapters with the best mean validation score so far; removed likewise

@@ -12,15 +12,16 @@ from torch import Tensor
 from crossgraft.encoders.extract import extract
 from crossgraft.encoders.load import grid_width, load_encoder
 from crossgraft.encoders.meter import Meter
-from crossgraft.encoders.pooled import PooledGrid, pool_grid
+from crossgraft.encoders.pooled import pool_grid, pooled
 from crossgraft.encoders.store import FeatureStore, default_store
 from crossgraft.errors import InputError
 from crossgraft.files import sha256_file
 from crossgraft.tasks import Example
+from crossgraft.tasks.images import ARRAYS
 from crossgraft.tasks.video import read_features
 from crossgraft.training.recipe import Visual
+from crossgraft.training.standard import Standard
 
-ARRAYS = (".npy", ".npz")
 IN_MEMORY = 2 * 2**30  # bytes of features that are held in memory; more stay on disk
 
 
@@ -32,14 +33,16 @@ class VisualSource:
         feature_width: g.
         side: as in `Visual`.
         fingerprint: of the encoder, or None where features came as arrays.
+        standard: what standardises the features, or None to leave them as they are.
     """
 
     feature_width: int
-    side: int
+    side: int | None
     store: FeatureStore | None = None
     hash_of: dict[Path, str] = field(default_factory=dict)
     skipped: dict[Path, str] = field(default_factory=dict)
     fingerprint: str | None = None
+    standard: Standard | None = None
 
     def __post_init__(self) -> None:
         self._held: dict[tuple[str, str], Tensor] = {}
@@ -70,7 +73,7 @@ class VisualSource:
                 "such as pocket-clip"
             )
         inner = load_encoder(visual.encoder, device=device, dtype=visual.dtype)
-        encoder = PooledGrid(inner, visual.side)
+        encoder = pooled(inner, visual.side)
         own = {"grid": encoder.grid_shape[1], "frames": encoder.feature_dim}
         if len({own[kind] for kind in kinds}) > 1:
             raise InputError(
@@ -101,13 +104,15 @@ class VisualSource:
     def of(self, example: Example, kind: str) -> Tensor:
         """Features of an example: kind "grid": (I, T, g), "frames": (1, F, g)."""
         parts = [self._one(path, kind, example.rows) for path in example.images]
-        return torch.stack(parts) if kind == "grid" else torch.cat(parts)[None]
+        features = torch.stack(parts) if kind == "grid" else torch.cat(parts)[None]
+        return features if self.standard is None else self.standard(features)
 
     def _one(self, path: Path, kind: str, rows: tuple[int, ...]) -> Tensor:
         """An image's grid (T, g); as frames: its tokens (n, g), one for an image file."""
         if path.suffix in ARRAYS:
             array = torch.tensor(read_features(path, rows))
-            return pool_grid(array, self.side) if kind == "grid" and len(array) != self.side**2 else array
+            whole = kind != "grid" or self.side is None or len(array) == self.side**2
+            return array if whole else pool_grid(array, self.side or 1)
         assert self.store is not None
         name = "grid" if kind == "grid" else "feature"
         h = self.hash_of[path]

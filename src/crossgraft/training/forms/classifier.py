@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from crossgraft.models.architecture import language_config
 from crossgraft.models.classifier import VisionClassifier, VisionClassifierConfig
 from crossgraft.tasks import Example, Task
 from crossgraft.training.forms.base import Drawn, Form, looking
-from crossgraft.training.recipe import Head
+from crossgraft.training.recipe import Head, placed
 
 
 class ClassifierForm(Form):
@@ -40,7 +42,7 @@ class ClassifierForm(Form):
         Raises:
             InputError: too few of them, or another number than the recipe says.
         """
-        self.classes = {name: answers_of(self.tasks[name], part, self.recipe.head) for name, part in examples.items()}
+        self.classes = {name: answers_of(self.tasks[name], part, self._head()) for name, part in examples.items()}
         for name, found in self.classes.items():
             if len(found) < 2:
                 raise InputError(f"{name}: {len(found)} answers to choose among; lower head.minimum, or give more data")
@@ -111,6 +113,10 @@ class ClassifierForm(Form):
                 offered = torch.tensor([answer in example.choices for answer in own], device=logits.device)
                 logits[row] = logits[row].masked_fill(~offered, float("-inf"))
         return [own[row] for row in logits.argmax(1).tolist()]
+
+    def _head(self) -> Head:
+        head = self.recipe.head
+        return head if head.file is None else replace(head, file=Path(placed(str(head.file), self.recipe.data)))
 
     def _count(self) -> int:
         return sum(map(len, self.classes.values()))
