@@ -61,9 +61,10 @@ def fit_mask(mask: Tensor | None, level: Level, shape: Shape, hidden: Tensor, ca
     fitted = torch.cat((_like(columns, mask), text), 3)
     if not shape.new:
         return fitted
-    # New tokens see each other, in a causal stack those before them; and the text as its first row does, or none of it.
-    among = torch.ones(shape.new, shape.new, dtype=torch.bool, device=mask.device)
-    among = (among.tril() if causal else among).expand(len(hidden), text.shape[1], -1, -1)
+    # New tokens see each other (those that are there, and themselves: no row may be empty), in a causal stack those
+    # before them; and the text as its first row does, or none of it.
+    among = shown[:, None, None, : shape.new] | torch.eye(shape.new, dtype=torch.bool, device=mask.device)
+    among = (among.tril() if causal else among).expand(-1, text.shape[1], -1, -1)
     first = _like(torch.zeros_like(text[:, :, :1], dtype=torch.bool), mask) if causal else text[:, :, :1]
     rows = torch.cat((_like(among, mask), first.expand(-1, -1, shape.new, -1)), 3)
     return torch.cat((rows, fitted), 2)
@@ -99,7 +100,7 @@ def fit_bias(given: dict[str, Any], level: Level, shape: Shape, layer: nn.Module
             given[name] = torch.cat((more, cross), 2)
 
 
-def fit_rotary(given: dict[str, Any], shape: Shape, stack: nn.Module, mask: Tensor | None) -> None:
+def fit_rotary(given: dict[str, Any], level: Level, shape: Shape, stack: nn.Module, mask: Tensor | None) -> None:
     """Rotary embeddings (B or 1, queries, head) and position ids in a layer's arguments, where tokens are let in.
 
     mask: (B, L) of the text; the first real token of a row has the position that new tokens lead up to.
@@ -112,7 +113,12 @@ def fit_rotary(given: dict[str, Any], shape: Shape, stack: nn.Module, mask: Tens
     else:
         at = mask.bool().int().argmax(1, keepdim=True)
         first = positions.expand(len(mask), -1).gather(1, at)
-    new = first - shape.new + torch.arange(shape.new, device=positions.device)  # (B or 1, new), below zero if need be
+    there = level.shown(len(given["hidden_states"]), torch.long, positions.device)
+    if level.present is None:
+        there = there[:1]
+    new = first - there.flip(1).cumsum(1).flip(
+        1
+    )  # (B or 1, new), below zero if need be; who is not there takes no place
     rotary: Any = stack.get_submodule("rotary_emb")
     before = rotary(given["hidden_states"], position_ids=new)
     given["position_embeddings"] = tuple(

@@ -196,7 +196,7 @@ class InsertionHooks:
             given.get("attention_mask"), level, shape, given["hidden_states"], self._causal
         )
         if given.get("position_embeddings") is not None:
-            fit_rotary(given, shape, self._module, self.now.mask)
+            fit_rotary(given, level, shape, self._module, self.now.mask)
         if "position_bias" in self._names:
             fit_bias(given, level, shape, layer)
 
