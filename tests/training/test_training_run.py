@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -125,9 +126,12 @@ class Words(Task):
 
     prefix: str = "what "
     image: Path | None = None
+    empty: str | None = None
     metric: ClassVar[str] = "accuracy"
 
     def load(self, split: str) -> list[Example]:
+        if split == self.empty:
+            return []
         if split != "train":
             raise NoSuchSplit("there is train alone")
         images = [() if self.image is None or row else (self.image,) for row in range(5)]
@@ -259,3 +263,20 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed(model: Path, data:
     (tmp_path / "other" / "letter.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
         run(model, data, tmp_path / "other")
+
+
+def test_a_grid_that_cannot_be_pooled_costs_its_examples(model: Path, data: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(data, tmp_path / "data")
+    np.save(changed / "images" / "0.npy", np.zeros((3, WIDTH), dtype=np.float32))  # no square
+    document = run(model, changed, tmp_path / "run", training={"max_steps": 2, "validate": False})
+    assert document["skipped_examples"] == 3  # two questions and a caption
+    assert document["data"]["vqa/train"]["examples"] == 46
+
+
+def test_a_split_that_holds_nothing_is_none(model: Path, data: Path, tmp_path: Path) -> None:
+    tasks = recipe(model, data, tmp_path)["tasks"] | {"words": {"task": "tiny-words", "empty": "val"}}
+    document = run(model, data, tmp_path / "run", tasks=tasks, training={"max_steps": 2})
+    assert "words/val" not in document["data"]
+    tasks["words"]["empty"] = "train"
+    with pytest.raises(NoSuchSplit, match="words: train holds no example"):
+        run(model, data, tmp_path / "other", tasks=tasks)

@@ -26,14 +26,18 @@ def pool_grid(grid: Tensor, side: int = 6) -> Tensor:
         InputError: T is neither a square nor a square and one, or side is not within 1 and n.
     """
     *lead, tokens, width = grid.shape
-    n = _grid_side(tokens, side)
+    n = grid_side(tokens, side)
     patches = grid[..., tokens - n * n :, :].reshape(math.prod(lead), n, n, width)
     pooled = functional.adaptive_max_pool2d(patches.movedim(-1, 1), side)  # (B, g, side, side)
     return pooled.flatten(2).transpose(1, 2).reshape(*lead, side * side, width)
 
 
-def _grid_side(tokens: int, side: int) -> int:
-    """n of an n x n grid of so many tokens, with or without a class token, that can be pooled to side x side."""
+def grid_side(tokens: int, side: int) -> int:
+    """n of an n x n grid of so many tokens, with or without a class token, that can be pooled to side x side.
+
+    Raises:
+        InputError: there is none.
+    """
     n = next((n for n in (math.isqrt(tokens), math.isqrt(max(tokens - 1, 0))) if n * n in (tokens, tokens - 1)), 0)
     if n == 0:
         raise InputError(f"{tokens} tokens are no square grid, with or without a class token: they cannot be pooled")
@@ -58,7 +62,7 @@ class PooledGrid(Encoder):
 
     def __init__(self, encoder: Encoder, side: int = 6) -> None:
         tokens, width = encoder.grid_shape
-        _grid_side(tokens, side)
+        grid_side(tokens, side)
         self.encoder, self.side = encoder, side
         self.grid_shape = (side * side, width)
         self.fingerprint = fingerprint({}, ["max-pooled grid", side, encoder.fingerprint])

@@ -170,7 +170,7 @@ class Videos:
 
 def _row_count(path: Path) -> int | None:
     try:
-        return _header(path)[0]
+        return count_rows(path)
     except InputError:  # one damaged file costs the examples about that video, not the task
         return None
 
@@ -246,6 +246,15 @@ def read_features(path: Path, rows: tuple[int, ...] = ()) -> np.ndarray:
             with np.load(path, allow_pickle=False) as archive:
                 features = archive[member]
         return np.asarray(features[list(rows)] if rows else features, dtype=np.float32)
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a feature file has; only its header is read.
+
+    Raises:
+        InputError: as for `read_features`.
+    """
+    return _header(path)[0]
 
 
 def _header(path: Path) -> tuple[int, str | None]:

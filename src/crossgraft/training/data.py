@@ -60,7 +60,10 @@ def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], 
     for split, parts in examples.items():
         for name, task in tasks.items():
             try:
-                parts[name] = task.load(split)
+                found = task.load(split)
+                if not found:
+                    raise NoSuchSplit(f"{name}: {split} holds no example")
+                parts[name] = found
             except NoSuchSplit:
                 if split == "train" or (len(splits) == 1 and not parts and name == list(tasks)[-1]):
                     raise

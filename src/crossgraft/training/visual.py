@@ -12,13 +12,13 @@ from torch import Tensor
 from crossgraft.encoders.extract import extract
 from crossgraft.encoders.load import grid_width, load_encoder
 from crossgraft.encoders.meter import Meter
-from crossgraft.encoders.pooled import pool_grid, pooled
+from crossgraft.encoders.pooled import grid_side, pool_grid, pooled
 from crossgraft.encoders.store import FeatureStore, default_store
 from crossgraft.errors import InputError
 from crossgraft.files import sha256_file
 from crossgraft.tasks import Example
 from crossgraft.tasks.images import ARRAYS
-from crossgraft.tasks.video import read_features
+from crossgraft.tasks.video import count_rows, read_features
 from crossgraft.training.recipe import Visual
 from crossgraft.training.standard import Standard
 
@@ -61,7 +61,8 @@ class VisualSource:
         """
         paths = list(dict.fromkeys(path for example in examples for path in example.images))
         images = [path for path in paths if path.suffix not in ARRAYS]
-        widths, skipped = _array_widths([path for path in paths if path.suffix in ARRAYS])
+        side = visual.side if kinds == {"grid"} else None  # frames are of any number
+        widths, skipped = _array_widths([path for path in paths if path.suffix in ARRAYS], side)
         if not images:
             width, where = next(((found, str(path)) for path, found in widths.items()), (None, "the encoder"))
             source = cls(_agreed(visual, width or known_width(visual), where), visual.side, skipped=skipped)
@@ -136,13 +137,18 @@ class VisualSource:
                 self._held["grid", h], self._held["feature", h] = grids[row], pooled[row]
 
 
-def _array_widths(paths: Sequence[Path]) -> tuple[dict[Path, int], dict[Path, str]]:
-    """The widths of arrays, and why others cannot be used; of each, a row is read."""
+def _array_widths(paths: Sequence[Path], side: int | None) -> tuple[dict[Path, int], dict[Path, str]]:
+    """The widths of arrays, and why others cannot be used; of each, a row is read.
+
+    side: of the grids that they are pooled to; None: they are taken as they are.
+    """
     widths, skipped = {}, {}
     with Meter(True, unit="files") as meter:
         meter.start("checking features", len(paths))
         for path in paths:
             try:
+                if side is not None and (tokens := count_rows(path)) != side**2:
+                    grid_side(tokens, side)
                 widths[path] = read_features(path, (0,)).shape[-1]
             except InputError as error:
                 skipped[path] = str(error).removeprefix(f"{path}: ")
