@@ -78,3 +78,9 @@ def test_xmadapter_page(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("docs/xmadapter.md")
     exec(example, {})
     assert "image cache" in capsys.readouterr().out
+
+
+def test_dvp_page(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/dvp.md")
+    exec(example, {})
+    assert "[2, " in capsys.readouterr().out

@@ -48,19 +48,24 @@ def frozen_layers(model: AdaptedModel, stack: str = "encoder", *, unused: tuple[
     for name in model.active:
         graft: Graft = model.grafts[name]  # type: ignore[assignment]
         if any(parameter.requires_grad for parameter in graft.parameters()):
-            if stack in graft.prompted:
-                return 0
-            layers = [
-                # What an output hook of a layer changes is first met by the next one.
-                site.layer + (site.part == "output")
-                for site in graft.sites.values()
-                if site.stack == stack
-            ]
-            first = min([first, *layers, graft.inserted.get(stack, first)])
+            first = min(first, lowest_layer(graft, where))
     for name, parameter in model.backbone.named_parameters():
         if parameter.requires_grad and not name.startswith(unused or ("\n",)):
             first = min(first, _layer_of(name, where, model))
     return first
+
+
+def lowest_layer(graft: Graft, stack: Stack) -> int:
+    """The first layer of a stack whose input or work a graft changes; its number of layers if there is none."""
+    if stack.name in graft.prompted:
+        return 0
+    layers = [
+        # What an output hook of a layer changes is first met by the next one.
+        site.layer + (site.part == "output")
+        for site in graft.sites.values()
+        if site.stack == stack.name
+    ]
+    return min([stack.n_layers, *layers, graft.inserted.get(stack.name, stack.n_layers)])
 
 
 def _layer_of(parameter: str, stack: Stack, model: AdaptedModel) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossgraft import __version__
-from crossgraft.cli import answer, classes, export, features, fewshot, models, predict, report, train
+from crossgraft.cli import answer, classes, export, features, fewshot, models, predict, report, search, train
 from crossgraft.errors import CrossgraftError
 
 INTERRUPTED = 130
@@ -30,6 +30,7 @@ app.command("params")(train.params)
 app.command("train")(train.train)
 app.command("evaluate")(train.evaluate)
 app.command("answer")(answer.answer)
+app.command("search")(search.search)
 app.command("report")(report.report)
 
 

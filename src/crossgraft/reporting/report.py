@@ -77,8 +77,15 @@ def build_report(folders: Sequence[Path], tell: Callable[[str], None] = lambda _
         ],
         "\n",
     )
-    page = _page(title, body)
-    return Report(page, len(runs), len(groups), thumbnails.shown, thumbnails.missing, thumbnails.left_out, tuple(notes))
+    return Report(
+        page(title, body),
+        len(runs),
+        len(groups),
+        thumbnails.shown,
+        thumbnails.missing,
+        thumbnails.left_out,
+        tuple(notes),
+    )
 
 
 def _group(
@@ -125,7 +132,7 @@ def _notes(notes: Sequence[str]) -> Markup | None:
     return tag("aside", tag("ul", *(tag("li", one) for one in dict.fromkeys(notes))), class_="warn", aria_label="Notes")
 
 
-def _page(title: str, body: Markup) -> str:
+def page(title: str, body: Markup) -> str:
     """Put the parts into the template. Only the page's own script may run, known by its hash."""
     folder = files("crossgraft.reporting")
     style, script, template = (

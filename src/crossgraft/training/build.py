@@ -23,12 +23,12 @@ def put_methods(model: AdaptedModel, recipe: Recipe, form: Form, feature_width: 
     trained = form.also_train if recipe.also_train is None else recipe.also_train
     for number, (name, method) in enumerate(recipe.methods().items()):
         also = () if number or "all" in method.tunes else trained
-        attach(model, name, _fed(method, feature_width), tasks=tuple(recipe.tasks), also_train=also)
+        attach(model, name, fed(method, feature_width), tasks=tuple(recipe.tasks), also_train=also)
         names.append(name)
     model.set_active(*names)
 
 
-def _fed(method: Method, feature_width: int) -> Method:
+def fed(method: Method, feature_width: int) -> Method:
     """A method that looks at images, told how wide their features are."""
     if getattr(method, "feature_width", 0) is None:
         return replace(method, feature_width=feature_width)  # type: ignore[call-arg]

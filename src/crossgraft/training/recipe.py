@@ -117,6 +117,32 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Search:
+    """A placement search (`placement`). `method`: which of the recipe's is placed. `option`: of that method, in which
+    the placements differ. `values`: of the option; None: for "layer", every layer of the stack that its tokens enter.
+    `rule`: which choice counts, the `bandit`'s or that of scoring all of them. `epochs`: of training. `draws`: how many
+    placements a step of the bandit compares. `rate`: of its preferences. `holdout`: share of train that scores.
+    """
+
+    method: str = "dvp"
+    option: str = "layer"
+    values: tuple[Any, ...] | None = None
+    rule: Literal["bandit", "exhaustive"] = "bandit"
+    epochs: float = 2.0
+    draws: int = 5
+    rate: float = 0.005
+    holdout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_whole(2, draws=self.draws)
+        check_number(0, rate=self.rate)
+        if not 0 < self.epochs < float("inf"):
+            raise InputError(f"epochs is {self.epochs}, expected a finite number above 0")
+        if not 0 < self.holdout < 1:
+            raise InputError(f"holdout is {self.holdout}, expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run: a frozen backbone, methods put into it, and tasks it learns.
 
@@ -124,7 +150,7 @@ class Recipe:
     among known answers, and "causal" goes on with the text; these two see images by a method such as dvp. `method`:
     options with "name", or a list of them that are active together. `also_train`: roles or patterns of backbone
     parameters that are trained too; None: as the model has it (`Form.also_train`). `tasks`: name in this run -> options
-    with "task". `data`: what stands for {data} in paths of tasks. `head`: of a classifier.
+    with "task". `data`: what stands for {data} in paths of tasks. `head`: of a classifier. `search`: of placements.
     """
 
     name: str
@@ -136,6 +162,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     also_train: tuple[str, ...] | None = None
     head: Head = field(default_factory=Head)
+    search: Search = field(default_factory=Search)
     extra_tokens: int = 0
     data: str = "data"
     out: Path | None = None
