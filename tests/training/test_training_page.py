@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from tiny_run import COLOURS, recipe, save_language_model
 
-from crossgraft.training.recipe import Head, Recipe, Training, Visual, load_recipe
+from crossgraft.training.recipe import Head, Recipe, Search, Training, Visual, load_recipe
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "training.md"
@@ -47,10 +47,10 @@ def test_all_examples(
 
 def test_the_table_of_keys_is_whole(tmp_path: Path) -> None:
     table = "".join(line for line in PAGE.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("|"))
-    for cls, prefix in ((Recipe, ""), (Head, "head."), (Visual, "visual."), (Training, "training.")):
+    for cls, prefix in ((Recipe, ""), (Head, "head."), (Search, "search."), (Visual, "visual."), (Training, "training.")):
         for name in cls.__dataclass_fields__:
             first = re.search(rf"`(?:{re.escape(prefix)})?{name}`", table)
-            assert first or name in ("head", "visual", "training"), name
+            assert first or name in ("head", "search", "visual", "training"), name
 
 
 def test_the_recipe_is_sound(tmp_path: Path) -> None:
