@@ -16,6 +16,7 @@ from crossgraft.adapt import AdaptedModel, Graft, Route, Site
 from crossgraft.errors import InputError
 from crossgraft.methods.adapter import Adapter
 from crossgraft.methods.attach import attach, parameter_counts
+from crossgraft.methods.lora import LoRA
 from crossgraft.methods.parameters_only import BitFit, FullFineTuning, ProjectionOnly
 
 FAMILY = "bart"
@@ -277,6 +278,17 @@ class Shift(Graft):
 
     def change(self, site: Site, hidden: Tensor, given: Tensor, task: str | None) -> Tensor:
         return hidden + 1
+
+
+@torch.no_grad()
+def test_a_new_adapter_trains_or_not_as_the_backbone_does() -> None:
+    model = AdaptedModel(backbone(FAMILY))  # in eval mode
+    attach(model, "lora", LoRA(r=3, dropout=0.5))
+    move(model, 0)
+    assert not model.training
+    assert torch.equal(out(model), out(model))  # no dropout
+    attach(model.train(), "other", LoRA(r=3, dropout=0.5))
+    assert model.grafts["other"].training
 
 
 def test_a_graft_for_a_site_of_another_model_is_refused() -> None:

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import EMOJI, Cli
+from crossgraft.adapt import AdaptedModel
+from crossgraft.methods.attach import attach
+from crossgraft.methods.dvp import DVP
+from crossgraft.pocket.resolve import model_folder
 from crossgraft.training.answerer import Answerer
 from crossgraft.training.recipe import recipe_from
 from crossgraft.training.run import evaluate, train
@@ -75,3 +81,45 @@ def test_a_question_about_four_videos_is_answered(pocket_home: Path, tmp_path: P
     answerer = Answerer.load(tmp_path / "run", device="cpu")
     example = answerer.tasks["only"].load("train")[2]
     assert answerer(example.images, example.text) == "2"
+
+
+@pytest.mark.pocket
+def test_a_bert_names_what_four_pictures_show(pocket_home: Path, tmp_path: Path, cli: Cli) -> None:
+    rows = [f"{name},what is it ?,{Path(name).stem},{split}" for name in CAPTIONS for split in ("train", "test")]
+    (tmp_path / "questions.csv").write_text("\n".join(["image,question,answer,split", *rows]))
+    task = {"task": "vqa-csv", "file": str(tmp_path / "questions.csv"), "images": str(PICTURES)}
+    recipe = {
+        "name": "names",
+        "model": "classifier",
+        "backbone": "pocket-bert",
+        "visual": {"encoder": "pocket-lite", "side": 2},
+        "method": {"name": "dvp"},
+        "tasks": {"names": task},
+        "training": {"max_steps": 40, "batch_size": 4, "learning_rate": 5e-3, "validate": False},
+        "out": str(tmp_path / "run"),
+    }
+    document = train(recipe_from(recipe, "test"), device="cpu")
+    assert document["metrics"]["names/test"]["accuracy"]["mean"] == 100
+    assert document["frozen_layers"] == {"names": 3}  # the prompt enters in the middle; nothing below is trained
+    name = next(iter(CAPTIONS))
+    asked = ("answer", tmp_path / "run", PICTURES / name, "--text", "what is it ?", "--json")
+    assert cli(*asked).json["answer"] == Path(name).stem
+
+
+@pytest.mark.pocket
+@torch.no_grad()
+def test_a_llama_with_a_prompt_writes_with_a_cache_what_it_writes_without(pocket_home: Path) -> None:
+    folder = model_folder("pocket-llama")
+    language = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    text = tokenizer(["The capital of France is", "Red"], padding=True, return_tensors="pt")
+    options = {"max_new_tokens": 5, "do_sample": False}
+    plain = language.generate(**text, **options)
+    model = AdaptedModel(language)
+    torch.manual_seed(0)
+    attach(model, "sight", DVP(layer=15, tokens=2, feature_width=8))
+    assert torch.equal(model.generate(**text, **options), plain)
+    model.set_memory(visual=20 * torch.randn(2, 4, 8))
+    shown = model.generate(**text, **options)
+    assert not torch.equal(shown, plain)
+    assert torch.equal(model.generate(**text, **options, use_cache=False), shown)

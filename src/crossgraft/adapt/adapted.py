@@ -41,6 +41,7 @@ class AdaptedModel(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
+        self.training = backbone.training
         self.backbone = backbone
         self.stacks = find_stacks(backbone)
         self.sites = find_sites(backbone)
@@ -58,7 +59,7 @@ class AdaptedModel(nn.Module):
 
         Args:
             name: what to call it.
-            graft: what it puts in; it is moved to the backbone's device and dtype.
+            graft: what it puts in; it is moved to the backbone's device and dtype, and trains or not as the backbone.
             tune: roles or patterns of parameters of the backbone that it trains copies of (`select_parameters`).
             in_place: train those parameters themselves. It saves a copy of them, and the backbone is lost.
 
@@ -85,7 +86,7 @@ class AdaptedModel(nn.Module):
         self._set_routes(Route())
         first = next(self.backbone.parameters())
         self._copies.add(name, tuned, in_place=in_place)
-        self.grafts[name] = graft.to(device=first.device, dtype=first.dtype)
+        self.grafts[name] = graft.to(device=first.device, dtype=first.dtype).train(self.backbone.training)
         self.set_active(name)
 
     def set_active(self, *names: str, task: str | None = None) -> None:
