@@ -13,7 +13,7 @@ from tiny_run import WIDTH, WORDS, recipe, save_data, save_language_model
 
 from crossgraft.errors import InputError
 from crossgraft.training.build import load_tokenizer
-from crossgraft.training.forms import form_of
+from crossgraft.training.forms import Lesson, form_of
 from crossgraft.training.recipe import recipe_from
 from crossgraft.training.run import evaluate, train
 
@@ -99,7 +99,7 @@ def test_a_causal_model_is_taught_the_answer_alone(tmp_path: Path) -> None:
     form, tokenizer = tokens(tmp_path)
     inputs = form.texts(tokenizer, ["what colour is it ?", "shape ?"], 8)
     assert inputs["attention_mask"][1].tolist() == [0, 0, 0, 1, 1, 1]  # padded on the left
-    made = form.targets(tokenizer, inputs, "", (), [("red star", 1.0), ("blue", 0.5)], 8)
+    made = form.targets(tokenizer, inputs, Lesson("", (), [("red star", 1.0), ("blue", 0.5)], 8))
     red, star, blue = (WORDS.index(word) for word in ("red", "star", "blue"))
     assert made["labels"].tolist() == [[-100] * 6 + [red, star, 1], [-100] * 6 + [blue, 1, -100]]
     assert made["attention_mask"][1].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 0]

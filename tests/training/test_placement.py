@@ -15,8 +15,9 @@ from crossgraft.errors import InputError
 from crossgraft.reporting.search_page import search_page
 from crossgraft.tasks import Example
 from crossgraft.training import placement
-from crossgraft.training.placement import PlacementSearch, hold_out, search, softmax
+from crossgraft.training.placement import PlacementSearch, search, softmax
 from crossgraft.training.recipe import recipe_from
+from crossgraft.training.search_setup import hold_out
 from crossgraft.training.search_state import SearchState
 
 # BERT's first token at layer 0 is blind, and it says so.

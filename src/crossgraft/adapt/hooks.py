@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from crossgraft.adapt.graft import Graft
 from crossgraft.adapt.insertion import Inserted, InsertionHooks, Pass, Text
 from crossgraft.adapt.memory import Memories, for_batch
 from crossgraft.adapt.prompts import PromptHooks
-from crossgraft.adapt.routes import Route, Routes
+from crossgraft.adapt.routes import Route, Routes, routes_of
 from crossgraft.adapt.sites import Site, Stack
 from crossgraft.errors import InputError
 
@@ -172,8 +172,12 @@ class GraftHooks:
 
     # ---------------------------------------------------------------- tokens before a layer
 
-    def _insert(self, stack: str, layer: int, text: Text) -> Inserted | None:
+    def _insert(self, stack: str, layer: int, given: Callable[[], Text]) -> Inserted | None:
         """What the rows' adapters let into a stack before a layer, all together."""
+        active = {name for route in routes_of(self.routes) for name in route.adapters}
+        if not any(self._grafts[name].inserted.get(stack) == layer for name in active):  # type: ignore[operator, union-attr]
+            return None
+        text = given()
         memories = for_batch(self.memories, len(text.states))
         if isinstance(self.routes, Route):
             return self._entering(self.routes, stack, layer, text, memories)

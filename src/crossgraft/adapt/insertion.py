@@ -49,8 +49,8 @@ class Inserted(NamedTuple):
         return Inserted(tokens, level.present, sum(shifts[1:], shifts[0]) if shifts else None)
 
 
-Insert = Callable[[str, int, Text], Inserted | None]
-"""(stack's name, layer, text) -> what enters before that layer."""
+Insert = Callable[[str, int, Callable[[], Text]], Inserted | None]
+"""(stack's name, layer, gives the text) -> what enters before that layer."""
 
 
 @dataclass
@@ -162,7 +162,7 @@ class InsertionHooks:
             hidden = hidden if level.shift is None else hidden + level.shift.to(hidden.dtype)
         else:
             below = self.now.levels.get(number - 1, Level())
-            found = self._insert(self._stack.name, number, self._text(hidden, below.tokens))
+            found = self._insert(self._stack.name, number, partial(self._text, hidden, below.tokens))
             level = below._replace(shift=None) if found is None else raised(below, *found)
             self.now.levels[number] = level
             if found is not None:

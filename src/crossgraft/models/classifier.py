@@ -19,6 +19,7 @@ from crossgraft.adapt.prefix import Prefix, resumed, states_entering
 from crossgraft.adapt.sites import find_stacks
 from crossgraft.errors import InputError
 from crossgraft.models.architecture import pretrained
+from crossgraft.models.configuration import one_of
 
 ENCODERS, CROSSING, CAUSAL = ("bert", "roberta"), ("t5",), ("llama", "mistral", "qwen2", "qwen3")
 FAMILIES = (*ENCODERS, *CROSSING, *CAUSAL)
@@ -54,11 +55,7 @@ class VisionClassifierConfig(PreTrainedConfig):
         Raises:
             InputError: it is of no family that is known here.
         """
-        values = dict(self.language_model)
-        family = values.pop("model_type", "of no named family")
-        if family not in FAMILIES:
-            raise InputError(f"the language model is {family}; classifiers are for {', '.join(FAMILIES)}")
-        return AutoConfig.for_model(family, **values)
+        return one_of(FAMILIES, self.language_model)
 
 
 class VisionClassifier(PreTrainedModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -44,8 +45,17 @@ class VisionSeq2SeqConfig(PreTrainedConfig):
         Raises:
             InputError: it is of no family that can get sight.
         """
-        values = dict(self.language_model)
-        family = values.pop("model_type", "of no named family")
-        if family not in FAMILIES:
-            raise InputError(f"the language model is {family}; sight is for {', '.join(FAMILIES)}")
-        return AutoConfig.for_model(family, **values)
+        return one_of(FAMILIES, self.language_model)
+
+
+def one_of(families: Sequence[str], language_model: Mapping[str, Any]) -> PreTrainedConfig:
+    """A language model's configuration as an object.
+
+    Raises:
+        InputError: it is of none of these families.
+    """
+    values = dict(language_model)
+    family = values.pop("model_type", "of no named family")
+    if family not in families:
+        raise InputError(f"the language model is {family}; sight is for {', '.join(families)}")
+    return AutoConfig.for_model(family, **values)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from crossgraft.errors import InputError
 from crossgraft.tasks import Example, Task
-from crossgraft.training.forms import Form
+from crossgraft.training.forms import Form, Lesson
 from crossgraft.training.visual import VisualSource, pad
 
 
@@ -131,7 +131,7 @@ class Collator:
             batch["visual"], batch["visual_mask"] = pad([self._features(example, task) for example in examples])
         if self.training:
             drawn = [task.draw(example, self._rng(row)) for example, row in zip(examples, rows, strict=True)]
-            batch |= self.form.targets(self.tokenizer, inputs, name, examples, drawn, self.answer_length)
+            batch |= self.form.targets(self.tokenizer, inputs, Lesson(name, examples, drawn, self.answer_length))
         return batch
 
     def _features(self, example: Example, task: Task) -> Tensor:

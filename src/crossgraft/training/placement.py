@@ -13,7 +13,6 @@ of an adapter.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,51 +30,21 @@ from crossgraft.encoders.meter import Meter
 from crossgraft.environment import check_environment, quiet_transformers
 from crossgraft.errors import InputError
 from crossgraft.files import read_json, write_json
-from crossgraft.methods.attach import attach
-from crossgraft.methods.base import Method
-from crossgraft.methods.parameters_only import ProjectionOnly
 from crossgraft.reporting.results import SCHEMA_VERSION, versions
-from crossgraft.tasks import Example
 from crossgraft.training import run_folder
 from crossgraft.training.batches import Collator, Row, TaskBatches
-from crossgraft.training.build import build_backbone, fed, load_tokenizer
+from crossgraft.training.build import build_backbone, load_tokenizer
 from crossgraft.training.data import Data, Say, load_data
 from crossgraft.training.forms import Form, form_of
 from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Recipe
+from crossgraft.training.search_setup import attach_all, hold_out
 from crossgraft.training.search_state import SearchState
 from crossgraft.training.standard import measure
 
 SEARCH, PAGE = "search.json", "search.html"
 CHECKPOINT_SECONDS = 60.0
 POINTS = 100  # of a preference curve
-
-
-def candidates(recipe: Recipe, model: AdaptedModel) -> dict[str, Method]:
-    """Name -> the placed method's variant.
-
-    Raises:
-        InputError: the recipe has no such method, or the method no such option or value.
-    """
-    search, methods = recipe.search, recipe.methods()
-    if search.method not in methods:
-        raise InputError(f"search.method: {search.method!r} is none of the recipe's methods: {', '.join(methods)}")
-    method = methods[search.method]
-    if not hasattr(method, search.option):
-        raise InputError(f"search.option: {search.method} has no option {search.option!r}")
-    values = search.values
-    if values is None:
-        stacks = list(method.graft(model, tuple(recipe.tasks)).inserted)
-        if not stacks or search.option != "layer":
-            raise InputError("search.values is needed: the values of the option to choose among")
-        values = tuple(range(model.stacks[stacks[0]].n_layers))
-    if len(values) < 2:
-        raise InputError(f"search.values: {len(values)} placements; a search needs two")
-    made = {}
-    for value in values:
-        option = tuple(value) if isinstance(value, list) else value
-        made[f"{search.option} {value}"] = replace(method, **{search.option: option})
-    return made
 
 
 @dataclass
@@ -233,7 +202,7 @@ def _search(recipe: Recipe, data: Data, folder: Path, device: torch.device, say:
     if recipe.visual.standardise:
         data.source.standard = measure(tasks, examples, data.source)
     model = build_backbone(recipe, form, data.source.feature_width, device)
-    names, shared = _attach_all(model, recipe, form, data.source.feature_width)
+    names, shared = attach_all(model, recipe, form, data.source.feature_width)
     run_folder.begin(folder, recipe, data.fingerprints(), form.state())
 
     learned, held = hold_out(examples, recipe.search.holdout, training.seed)
@@ -279,32 +248,6 @@ def _search(recipe: Recipe, data: Data, folder: Path, device: torch.device, say:
     return _document(recipe, data, names, state, scores, time.monotonic() - scored_from, len(held_rows))
 
 
-def _attach_all(
-    model: AdaptedModel, recipe: Recipe, form: Form, feature_width: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All placements and what they share, into a model -> the names of both."""
-    methods = {name: fed(method, feature_width) for name, method in recipe.methods().items()}
-    common: dict[str, Method] = {name: method for name, method in methods.items() if name != recipe.search.method}
-    if any(method.in_place for method in common.values()):
-        raise InputError("a search needs a frozen backbone; search with adapters, and train everything afterwards")
-    if not common:
-        common = {"shared": ProjectionOnly()}
-    also = form.also_train if recipe.also_train is None else recipe.also_train
-    tasks = tuple(recipe.tasks)
-    for number, (name, method) in enumerate(common.items()):
-        attach(model, name, method, tasks=tasks, also_train=() if number else also)
-    made = {}
-    for name, method in candidates(replace(recipe, method=_plain(methods)), model).items():
-        made[name.replace(".", "_")] = method
-    for name, method in made.items():
-        attach(model, name, method, tasks=tasks)
-    return tuple(made), tuple(common)
-
-
-def _plain(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
-    return [{"name": name, **vars(method)} for name, method in methods.items()]
-
-
 def _trained(model: AdaptedModel, name: str) -> list[Tensor]:
     grafted = [value for value in model.grafts[name].parameters() if value.requires_grad]
     return [*grafted, *model.tuned(name).values()]
@@ -314,30 +257,6 @@ def _schedule(warmup: float, steps: int) -> Callable[[int], float]:
     """Linear warm-up over that share of the steps, then linear decay."""
     rise = max(1, round(warmup * steps))
     return lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
-
-
-def hold_out(
-    examples: Mapping[str, Sequence[Example]], share: float, seed: int
-) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """The places of examples to learn from, and of those held out, by task; an image is in one of them only.
-
-    Raises:
-        InputError: a task has too few images to do both.
-    """
-    rng = random.Random(f"{seed} held out")
-    learned: dict[str, list[int]] = {}
-    held: dict[str, list[int]] = {}
-    for task, part in examples.items():
-        groups = sorted({example.images or (Path(example.id),) for example in part})
-        rng.shuffle(groups)
-        out = set(groups[: max(1, round(share * len(groups)))])
-        places = {True: [], False: []}  # type: ignore[var-annotated]
-        for place, example in enumerate(part):
-            places[(example.images or (Path(example.id),)) in out].append(place)
-        if not places[False]:
-            raise InputError(f"{task}: {len(groups)} images are too few to hold some out for the search")
-        learned[task], held[task] = places[False], places[True]
-    return learned, held
 
 
 def softmax(preferences: Sequence[float]) -> list[float]:

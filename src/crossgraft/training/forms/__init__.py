@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from crossgraft.tasks import Task
-from crossgraft.training.forms.base import Form, looking
+from crossgraft.training.forms.base import Form, Lesson
 
 if TYPE_CHECKING:
     from crossgraft.training.recipe import Recipe
 
-__all__ = ["Form", "form_of", "looking"]
+__all__ = ["Form", "Lesson", "form_of"]
 
 
 def form_of(recipe: Recipe, tasks: Mapping[str, Task]) -> Form:

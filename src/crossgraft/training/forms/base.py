@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 Drawn = Sequence[tuple[str, float]]
 """Of each example, the answer that is trained on and the weight of its loss."""
+
+
+class Lesson(NamedTuple):
+    """What a batch is trained on: a task's name, its examples, what was drawn of their answers, and how many tokens of
+    an answer at most."""
+
+    task: str
+    examples: Sequence[Example]
+    drawn: Drawn
+    length: int
+
 
 TEXT = ("input_ids", "attention_mask")
 VISUAL = ("visual", "visual_mask")
@@ -64,16 +75,8 @@ class Form(ABC):
         return {name: tokens[name] for name in TEXT}
 
     @abstractmethod
-    def targets(
-        self,
-        tokenizer: Any,
-        inputs: Mapping[str, Tensor],
-        task: str,
-        examples: Sequence[Example],
-        drawn: Drawn,
-        length: int,
-    ) -> dict[str, Tensor]:
-        """What a batch holds to train on, beside or instead of its inputs. `length`: tokens of an answer at most."""
+    def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
+        """What a batch holds to train on, beside or instead of its inputs."""
 
     @abstractmethod
     def loss(

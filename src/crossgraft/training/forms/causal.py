@@ -15,7 +15,7 @@ from crossgraft.adapt.adapted import IGNORED
 from crossgraft.models.architecture import language_config, pretrained
 from crossgraft.models.classifier import CAUSAL
 from crossgraft.tasks import Example
-from crossgraft.training.forms.base import TEXT, Drawn, Form, looking
+from crossgraft.training.forms.base import TEXT, Drawn, Form, Lesson, looking
 from crossgraft.training.forms.seq2seq import weighted_loss
 
 BEFORE_ANSWER = " "  # between text and answer; most tokenizers make it part of the answer's first token
@@ -33,17 +33,9 @@ class CausalForm(Form):
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
         return pretrained(folder, CAUSAL, AutoModelForCausalLM, dtype=torch.float32).eval()  # type: ignore[no-any-return]
 
-    def targets(
-        self,
-        tokenizer: Any,
-        inputs: Mapping[str, Tensor],
-        task: str,
-        examples: Sequence[Example],
-        drawn: Drawn,
-        length: int,
-    ) -> dict[str, Tensor]:
+    def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
         end = [tokenizer.eos_token_id]
-        made = [(*_tokens(tokenizer, answer)[: length - 1], *end) for answer, _ in drawn]
+        made = [(*_tokens(tokenizer, answer)[: lesson.length - 1], *end) for answer, _ in lesson.drawn]
         longest = max(map(len, made))
         answers = torch.tensor([[*one, *end * (longest - len(one))] for one in made])
         real = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in made])
@@ -53,7 +45,7 @@ class CausalForm(Form):
             "input_ids": ids,
             "attention_mask": torch.cat((inputs["attention_mask"], real), 1),
             "labels": labels,
-            "weights": torch.tensor([weight for _, weight in drawn]),
+            "weights": torch.tensor([weight for _, weight in lesson.drawn]),
         }
 
     def loss(
@@ -92,7 +84,7 @@ class CausalForm(Form):
         for number in range(most):
             drawn = [(choices[min(number, len(choices) - 1)], 1.0) for choices in offered]
             cpu = {name: given[name].cpu() for name in TEXT}
-            made = self.targets(tokenizer, cpu, "", (), drawn, _most_tokens(tokenizer, drawn))
+            made = self.targets(tokenizer, cpu, Lesson("", (), drawn, _most_tokens(tokenizer, drawn)))
             ids, mask, labels = (made[name].to(adapted.device) for name in (*TEXT, "labels"))
             with looking(
                 adapted, given | {"input_ids": ids, "attention_mask": mask}, question=labels == IGNORED

@@ -18,7 +18,7 @@ from crossgraft.files import read_json
 from crossgraft.models.architecture import language_config
 from crossgraft.models.classifier import VisionClassifier, VisionClassifierConfig
 from crossgraft.tasks import Example, Task
-from crossgraft.training.forms.base import Drawn, Form, looking
+from crossgraft.training.forms.base import Form, Lesson, looking
 from crossgraft.training.recipe import Head, placed
 
 
@@ -69,20 +69,12 @@ class ClassifierForm(Form):
             folder, classes=len(answers), answers=answers, seed=seed, dtype=torch.float32
         )
 
-    def targets(
-        self,
-        tokenizer: Any,
-        inputs: Mapping[str, Tensor],
-        task: str,
-        examples: Sequence[Example],
-        drawn: Drawn,
-        length: int,
-    ) -> dict[str, Tensor]:
-        place = {answer: row for row, answer in enumerate(self.classes[task])}
-        if not self._soft(task):
-            return {"labels": torch.tensor([place.get(answer, -100) for answer, _ in drawn])}
-        labels = torch.zeros(len(examples), len(place))
-        for row, example in enumerate(examples):
+    def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
+        place = {answer: row for row, answer in enumerate(self.classes[lesson.task])}
+        if not self._soft(lesson.task):
+            return {"labels": torch.tensor([place.get(answer, -100) for answer, _ in lesson.drawn])}
+        labels = torch.zeros(len(lesson.examples), len(place))
+        for row, example in enumerate(lesson.examples):
             for answer, score in example.targets:
                 if answer in place:
                     labels[row, place[answer]] = score

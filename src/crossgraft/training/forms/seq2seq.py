@@ -15,7 +15,7 @@ from crossgraft.models.architecture import language_config
 from crossgraft.models.seq2seq import VisionSeq2Seq, VisionSeq2SeqConfig
 from crossgraft.tasks import Example
 from crossgraft.training.answering import answer
-from crossgraft.training.forms.base import Drawn, Form
+from crossgraft.training.forms.base import Form, Lesson
 
 
 class Seq2SeqForm(Form):
@@ -41,19 +41,13 @@ class Seq2SeqForm(Form):
             dtype=torch.float32,
         )
 
-    def targets(
-        self,
-        tokenizer: Any,
-        inputs: Mapping[str, Tensor],
-        task: str,
-        examples: Sequence[Example],
-        drawn: Drawn,
-        length: int,
-    ) -> dict[str, Tensor]:
-        texts = [target for target, _ in drawn]
-        tokens = tokenizer(text_target=texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+    def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
+        texts = [target for target, _ in lesson.drawn]
+        tokens = tokenizer(
+            text_target=texts, padding=True, truncation=True, max_length=lesson.length, return_tensors="pt"
+        )
         labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)
-        return {"labels": labels, "weights": torch.tensor([weight for _, weight in drawn])}
+        return {"labels": labels, "weights": torch.tensor([weight for _, weight in lesson.drawn])}
 
     def loss(
         self, model: nn.Module, adapted: AdaptedModel, given: dict[str, Any], batch: dict[str, Any]
