@@ -44,7 +44,7 @@ from crossgraft.training.standard import measure
 
 SEARCH, PAGE = "search.json", "search.html"
 CHECKPOINT_SECONDS = 60.0
-POINTS = 100  # of a preference curve
+POINTS = 40  # of a preference curve
 
 
 @dataclass
