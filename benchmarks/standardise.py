@@ -1,6 +1,6 @@
 """Visual features standardised by channel, and as they are: the same training on both.
 
-    python benchmarks/standardise.py recipes/pocket/easy-vqa.yaml visual.encoder=pocket-clip visual.side=4
+python benchmarks/standardise.py recipes/pocket/easy-vqa.yaml visual.encoder=pocket-clip visual.side=4
 """
 
 from __future__ import annotations

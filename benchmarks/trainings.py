@@ -20,6 +20,9 @@ from rich.table import Table
 
 from common import result_file
 
+# What of a recipe is written down; the rest says where things lie on this machine.
+SETTINGS = ("backbone", "model", "visual", "method", "also_train", "training")
+
 
 def compare(kind: str, methods: dict[str, list[str]], about: str) -> None:
     """Run the command line of a benchmark.
@@ -33,7 +36,12 @@ def compare(kind: str, methods: dict[str, list[str]], about: str) -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", help="key=value, as for `crossgraft train`")
     parser.add_argument("--methods", type=lambda text: text.split(";"), default=list(methods), help="separated by ;")
-    parser.add_argument("--rates", type=lambda text: text.split(","), default=["1e-3"], help="learning rates to try")
+    parser.add_argument(
+        "--rates",
+        type=lambda text: [part for part in text.split(",") if part],
+        default=["1e-3"],
+        help="learning rates to try; none (''): only gather what lies in --work",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs") / kind, help="folder of the runs")
     parser.add_argument("--name", default="pocket", help="of the results")
     parser.add_argument("--device", default="auto")
@@ -44,6 +52,8 @@ def compare(kind: str, methods: dict[str, list[str]], about: str) -> None:
         for rate in arguments.rates:
             run(arguments, method, methods[method], rate)
         runs = [json.loads(path.read_text()) for path in sorted(arguments.work.glob(f"{slug(method)}@*/results.json"))]
+        if not runs:
+            continue
         best = max(runs, key=lambda document: document["mean_score"]["val"])
         rows.append(row(method, best, runs))
         write(kind, arguments, rows)
@@ -82,7 +92,7 @@ def row(method: str, best: dict[str, Any], runs: list[dict[str, Any]]) -> dict[s
         "peak_memory_mb": best.get("peak_gpu_memory_mb", best["peak_memory_mb"]),
         "seeds": best["seeds"],
         "data": best["data"],
-        "settings": best["settings"],
+        "settings": {key: best["settings"][key] for key in SETTINGS},
         "versions": best["versions"],
     }
 
