@@ -81,6 +81,7 @@ def test_train_shows_a_table(write: Write, cli: Any, tmp_path: Path) -> None:
         "data.json",
         "recipe.json",
         "results.json",
+        "visual.safetensors",
     ]
 
 
