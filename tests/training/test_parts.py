@@ -22,6 +22,7 @@ from crossgraft.training import prefix_cache
 from crossgraft.training.answering import answer, encoded_of
 from crossgraft.training.batches import Collator, TaskBatches
 from crossgraft.training.build import load_tokenizer
+from crossgraft.training.callbacks import Progress
 from crossgraft.training.forms.seq2seq import Seq2SeqForm, weighted_loss
 from crossgraft.training.prefix_cache import PrefixCache
 from crossgraft.training.trainer import arguments
@@ -241,3 +242,13 @@ def test_captured_states_draw_no_random_numbers_and_leave_the_mode(monkeypatch: 
     assert torch.equal(*states)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in backbone.modules())
+
+
+def test_a_loss_is_said_once_there_is_one() -> None:
+    said: list[str] = []
+    state = SimpleNamespace(epoch=1.0, log_history=[], max_steps=4, global_step=2)
+    shown = Progress(SimpleNamespace(start=lambda *_: None), said.append)  # type: ignore[arg-type]
+    shown.on_evaluate(None, state, None, metrics={"eval_mean": 50.0})
+    state.log_history = [{"loss": 0.5}, {"loss": 0.25}, {"eval_mean": 50.0}]
+    shown.on_evaluate(None, state, None, metrics={"eval_mean": 50.0})
+    assert said == ["epoch 1: mean validation score 50.00", "epoch 1: loss 0.250, mean validation score 50.00"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -78,8 +77,8 @@ class Progress(TrainerCallback):
         self._meter.advance(1)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
-        self._say(f"epoch {state.epoch:g}: loss {loss:.3f}, mean validation score {metrics['eval_mean']:.2f}")
+        loss = next((f"loss {entry['loss']:.3f}, " for entry in reversed(state.log_history) if "loss" in entry), "")
+        self._say(f"epoch {state.epoch:g}: {loss}mean validation score {metrics['eval_mean']:.2f}")
         self._meter.start("training", state.max_steps, state.global_step)
 
 
