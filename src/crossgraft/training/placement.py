@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,6 @@ class PlacementSearch:
     shared: tuple[str, ...]
     device: torch.device
     state: SearchState
-    frozen: dict[str, int] = field(default_factory=dict)
 
     def train_step(self, rows: Sequence[Row], optimizer: torch.optim.Optimizer) -> float:
         """One ordinary step of one placement -> its loss."""
