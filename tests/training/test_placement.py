@@ -145,7 +145,7 @@ def test_the_bandit_prefers_what_is_better_by_the_papers_rule() -> None:
     )  # fmt: skip
     run.recipe, run.names, run.state = made, ("a", "b", "c"), SearchState.new(3, 0)
     run.held = [placement.Row("t", 0, 0)]
-    run.scores = lambda rows, names: {names[0]: {"a": 10.0, "b": 40.0, "c": 10.0}[names[0]]}  # type: ignore[method-assign]
+    run.scores = lambda rows, names: {name: {"a": 10.0, "b": 40.0, "c": 10.0}[name] for name in names}  # type: ignore[method-assign]
     run.bandit_step()
     share = 1 / 3 * 2 / 3
     assert run.state.preferences == pytest.approx([0.1 * -10 * share, 0.1 * 20 * share, 0.1 * -10 * share])

@@ -94,7 +94,8 @@ class PlacementSearch:
         first = state.rng.choice(self.held)
         same = [row for row in self.held if row.task == first.task]
         rows = state.rng.sample(same, min(self.recipe.training.batch_size, len(same)))
-        scores = [self.scores(rows, [self.names[arm]])[self.names[arm]] for arm in drawn]
+        found = self.scores(rows, [self.names[arm] for arm in drawn])
+        scores = [found[self.names[arm]] for arm in drawn]
         mean = sum(scores) / len(scores)
         for arm, score in zip(drawn, scores, strict=True):
             state.preferences[arm] += search.rate * (score - mean) * chances[arm] * (1 - chances[arm])

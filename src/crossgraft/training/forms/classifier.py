@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crossgraft.adapt import AdaptedModel
+from crossgraft.adapt.adapted import IGNORED
 from crossgraft.errors import InputError
 from crossgraft.files import read_json
 from crossgraft.models.architecture import language_config
@@ -72,7 +73,7 @@ class ClassifierForm(Form):
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
         place = {answer: row for row, answer in enumerate(self.classes[lesson.task])}
         if not self._soft(lesson.task):
-            return {"labels": torch.tensor([place.get(answer, -100) for answer, _ in lesson.drawn])}
+            return {"labels": torch.tensor([place.get(answer, IGNORED) for answer, _ in lesson.drawn])}
         labels = torch.zeros(len(lesson.examples), len(place))
         for row, example in enumerate(lesson.examples):
             for answer, score in example.targets:
