@@ -51,17 +51,20 @@ def test_a_causal_model_writes_the_answer(data: Path, tmp_path: Path) -> None:
     made["training"] |= TRAINING | {"epochs": 30}
     document = train(recipe_from(made, "test"))
     assert document["metrics"]["vqa/test"]["accuracy"]["mean"] > 80
-    assert document["cached"] is None  # what lies below holds the answer
 
 
-def test_what_frozen_layers_give_is_kept_and_changes_nothing(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "kind"), [("bert", "classifier"), ("llama", "classifier"), ("llama", "causal")])
+def test_what_frozen_layers_give_is_kept_and_changes_nothing(
+    family: str, kind: str, data: Path, tmp_path: Path
+) -> None:
     weights = []
     for cached in (True, False):
         folder = tmp_path / str(cached)
-        made = values("bert", data, folder, model="classifier", method=METHOD | {"layer": 1}, training=TRAINING)
+        made = values(family, data, folder, model=kind, method=METHOD | {"layer": 1}, training=TRAINING)
         made["training"] |= {"epochs": 2, "cache_frozen": cached}
         document = train(recipe_from(made, "test"))
         assert document["frozen_layers"] == ({"vqa": 1} if cached else {})
+        assert (document["cached"] is not None and document["cached"]["reused"] > 0) == cached
         weights.append(load_file(folder / "run" / "adapters" / "dvp" / "adapter_model.safetensors"))
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
@@ -101,9 +104,11 @@ def test_a_causal_model_is_taught_the_answer_alone(tmp_path: Path) -> None:
     assert inputs["attention_mask"][1].tolist() == [0, 0, 0, 1, 1, 1]  # padded on the left
     made = form.targets(tokenizer, inputs, Lesson("", (), [("red star", 1.0), ("blue", 0.5)], 8))
     red, star, blue = (WORDS.index(word) for word in ("red", "star", "blue"))
-    assert made["labels"].tolist() == [[-100] * 6 + [red, star, 1], [-100] * 6 + [blue, 1, -100]]
-    assert made["attention_mask"][1].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 0]
-    assert torch.equal(made["input_ids"][:, :6], inputs["input_ids"])
+    ignored = [-100] * 3
+    assert made["labels"].tolist() == [[*ignored, *ignored, red, star, 1], [*ignored, blue, 1, -100, *ignored]]
+    assert made["attention_mask"][1].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert torch.equal(made["input_ids"][0, :6], inputs["input_ids"][0])
+    assert torch.equal(made["input_ids"][1, :3], inputs["input_ids"][1, 3:])
 
 
 def test_answers_of_a_classifier_are_those_of_train_and_frequent_enough(data: Path, tmp_path: Path) -> None:

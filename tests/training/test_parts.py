@@ -197,7 +197,7 @@ def test_a_prefix_gives_what_the_whole_encoder_gives(site: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []  # nothing for a kill to leave behind
     expected, mask = encoded_of(model, given)
     for _ in range(2):
-        prefix = cache.prefix(backbone, 2, "abc", given, device)
+        prefix = cache.prefix(backbone.capture, 2, "abc", given, device, torch.float32)
         found, seen = encoded_of(model, {"prefix": prefix})
         # Tokens that are not there are left out: the batch may be narrower.
         one, other = (
@@ -219,14 +219,14 @@ def test_no_sample_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
         backbone, "capture", lambda layers, **batch: sizes.append(len(batch["input_ids"])) or capture(layers, **batch)
     )
     cache = PrefixCache(tmp_path)
-    first = cache.prefix(backbone, 2, "aba", given, device)
-    second = cache.prefix(backbone, 2, "bca", given, device)
+    first = cache.prefix(backbone.capture, 2, "aba", given, device, torch.float32)
+    second = cache.prefix(backbone.capture, 2, "bca", given, device, torch.float32)
     assert sizes == [2, 1]
     assert (cache.computed, cache.reused) == (3, 3)
     assert torch.equal(first.states[1][first.mask[1].bool()], second.states[0][second.mask[0].bool()])
     monkeypatch.setattr(prefix_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     for _ in range(2):
-        cache.prefix(backbone, 2, "xyz", given, device)  # there is no room: computed each time
+        cache.prefix(backbone.capture, 2, "xyz", given, device, torch.float32)  # there is no room: computed each time
     assert sizes == [2, 1, 3, 3]
     cache.close()
 

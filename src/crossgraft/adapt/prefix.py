@@ -142,6 +142,14 @@ def captured(model: nn.Module, stack: Stack, k: int) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+def capture(model: nn.Module, stack: Stack, k: int, input_ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
+    """What the first k layers of a language model's stack make of a text (B, L), in evaluation."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    entry = model.get_submodule(stack.entry)
+    states = states_entering(model, stack, k, lambda: entry(input_ids=input_ids, attention_mask=mask))
+    return Prefix(k, states, mask, mask.shape[1])
+
+
 @contextmanager
 def resumed(model: nn.Module, stack: Stack, k: int, states: Tensor) -> Iterator[None]:
     """Inside the `with`, layers 0 to k - 1 of the stack do no work: layer k is given `states` (B, S, d).

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from crossgraft.adapt.prefix import Prefix, resumed, states_entering
+from crossgraft.adapt.prefix import Prefix, capture, resumed
 from crossgraft.adapt.sites import find_stacks
 from crossgraft.errors import InputError
 from crossgraft.models.architecture import pretrained
@@ -139,15 +139,9 @@ class VisionClassifier(PreTrainedModel):
         last = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
         return states[torch.arange(len(mask), device=mask.device), last]
 
-    @torch.no_grad()
     def capture(self, layers: int, input_ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
         """The states after the first `layers` layers of the encoder (of a causal model's decoder), without dropout."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        entry = self.get_submodule(self.encoder_stack.entry)
-        states = states_entering(
-            self, self.encoder_stack, layers, lambda: entry(input_ids=input_ids, attention_mask=mask)
-        )
-        return Prefix(layers, states, mask, mask.shape[1])
+        return capture(self, self.encoder_stack, layers, input_ids, attention_mask)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

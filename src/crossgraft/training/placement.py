@@ -127,7 +127,7 @@ class PlacementSearch:
         task, inputs = batch["task"], inputs_of(batch)
         found = {}
         with self._autocast():
-            prefixes = self._prefixes(names, inputs, task) if len(names) > 1 and self.form.cached else {}
+            prefixes = self._prefixes(names, inputs, task) if len(names) > 1 and "val" in self.form.cached else {}
             for name in names:
                 self.model.set_active(*self.shared, name, task=task)
                 given: dict[str, Any] = inputs
@@ -138,8 +138,7 @@ class PlacementSearch:
 
     def _prefixes(self, names: Sequence[str], inputs: dict[str, Tensor], task: str) -> dict[str, Prefix]:
         """Of each placement that leaves the bottom of the encoder alone, what that bottom makes of the batch."""
-        backbone: Any = self.model.backbone
-        stack = backbone.encoder_stack
+        stack = self.form.stack(self.model)
         depth = {name: lowest_layer(self.model.grafts[name], stack) for name in names}  # type: ignore[arg-type]
         depths = sorted({k for k in depth.values() if k})
         if not depths:
@@ -147,8 +146,8 @@ class PlacementSearch:
         self.model.set_active(*self.shared, task=task)
         below, _ = self.form.prefix_inputs(inputs)
         with ExitStack() as hooks:
-            taken = {k: hooks.enter_context(captured(backbone, stack, k)) for k in depths[:-1]}
-            last = backbone.capture(depths[-1], **below)
+            taken = {k: hooks.enter_context(captured(self.model.backbone, stack, k)) for k in depths[:-1]}
+            last = self.form.capture(self.model, depths[-1], **below)
         states = {k: found[0] for k, found in taken.items()} | {depths[-1]: last.states}
         return {name: last._replace(layers=k, states=states[k]) for name, k in depth.items() if k}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from crossgraft.adapt.prefix import Prefix
-from crossgraft.models.seq2seq import VisionSeq2Seq
 
 RESERVE = 4 * 2**30  # bytes of the disk that are left free; samples that come then are computed each time
 
 
 class _Place(NamedTuple):
-    """Where a sample's states are in the file: byte, tokens of text, tokens of images."""
+    """Where a sample's states are in the file: byte, tokens of text, tokens of images, width."""
 
     offset: int
     words: int
     tokens: int
+    width: int
 
 
 class PrefixCache:
@@ -55,31 +55,39 @@ class PrefixCache:
 
     def prefix(
         self,
-        model: VisionSeq2Seq,
+        capture: Callable[..., Prefix],
         layers: int,
         samples: Sequence[Hashable],
         batch: dict[str, Any],
         device: torch.device,
+        dtype: torch.dtype,
     ) -> Prefix:
         """The prefix of a batch: what was kept of its samples, and what has to be computed of the others.
 
         Args:
+            capture: (layers, **rows of the batch) -> their prefix.
             samples: what each row is; the same sample has the same states for the same `layers`.
-            batch: the arguments of `VisionSeq2Seq.embed`.
+            batch: what the frozen layers read.
+            device, dtype: of the states.
         """
         keys = [(layers, sample) for sample in samples]
         absent = {key: row for row, key in enumerate(keys) if key not in self._place}  # a sample may come twice
-        fresh = self._compute(model, absent, layers, batch, device) if absent else {}
+        fresh = self._compute(capture, absent, layers, batch, device) if absent else {}
         self.reused += len(keys) - len(absent)
-        rows = [fresh[key] if key in fresh else self._read(self._place[key], model) for key in keys]
-        return _padded(layers, rows, device, model.dtype)
+        rows = [fresh[key] if key in fresh else self._read(self._place[key]) for key in keys]
+        return _padded(layers, rows, device, dtype)
 
     def _compute(
-        self, model: VisionSeq2Seq, absent: dict[Any, int], layers: int, batch: dict[str, Any], device: torch.device
+        self,
+        capture: Callable[..., Prefix],
+        absent: dict[Any, int],
+        layers: int,
+        batch: dict[str, Any],
+        device: torch.device,
     ) -> dict[Any, tuple[Tensor, int]]:
         """States (n, d) of samples that are not there, and how many of them are text; kept if there is room."""
         rows = torch.tensor(list(absent.values()))
-        prefix = model.capture(layers, **{name: value[rows].to(device) for name, value in batch.items()})
+        prefix = capture(layers, **{name: value[rows].to(device) for name, value in batch.items()})
         states, mask = prefix.states.float().cpu(), prefix.mask.cpu().bool()
         fresh = {}
         for row, key in enumerate(absent):
@@ -87,15 +95,16 @@ class PrefixCache:
             words = int(mask[row, : prefix.text_length].sum())
             fresh[key] = kept, words
             if shutil.disk_usage(self._folder).free > RESERVE + kept.nbytes:
-                self._place[key] = _Place(self._end, words, len(kept) - words)
+                self._place[key] = _Place(self._end, words, len(kept) - words, kept.shape[1])
                 self._end += os.pwrite(self._file, kept.numpy().tobytes(), self._end)
         self.computed += len(absent)
         return fresh
 
-    def _read(self, place: _Place, model: VisionSeq2Seq) -> tuple[Tensor, int]:
-        length, width = place.words + place.tokens, model.encoder_stack.width
-        content = os.pread(self._file, length * width * 4, place.offset)
-        return torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(length, width).copy()), place.words
+    def _read(self, place: _Place) -> tuple[Tensor, int]:
+        length = place.words + place.tokens
+        content = os.pread(self._file, length * place.width * 4, place.offset)
+        states = np.frombuffer(content, dtype=np.float32).reshape(length, place.width)
+        return torch.from_numpy(states.copy()), place.words
 
 
 def _padded(layers: int, rows: list[tuple[Tensor, int]], device: torch.device, dtype: torch.dtype) -> Prefix:
@@ -109,11 +118,6 @@ def _padded(layers: int, rows: list[tuple[Tensor, int]], device: torch.device, d
         states[row, :words], states[row, text : text + tokens] = kept[:words], kept[words:]
         mask[row, :words] = mask[row, text : text + tokens] = 1
     return Prefix(layers, states.to(device, dtype), mask.to(device), text)
-
-
-def samples_of(rows: Sequence[Any], split: str) -> list[Hashable]:
-    """The keys of a batch's rows: their epochs do not matter."""
-    return [(split, row.task, row.place) for row in rows]
 
 
 def inputs_of(batch: dict[str, Any]) -> dict[str, Tensor]:

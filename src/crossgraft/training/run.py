@@ -105,7 +105,7 @@ def _train(
             data.source.standard.save(folder)
     processes.wait()
     say(f"training {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f} %)")
-    cache = PrefixCache(folder) if training.cache_frozen and form.cached else None
+    cache = PrefixCache(folder) if training.cache_frozen else None
     timer = StepTimer()
 
     def validation() -> dict[str, float]:

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from crossgraft.training.checkpoints import (
     save_state,
 )
 from crossgraft.training.forms import Form
-from crossgraft.training.prefix_cache import PrefixCache, inputs_of, samples_of
+from crossgraft.training.prefix_cache import PrefixCache, inputs_of
 from crossgraft.training.recipe import Training
 from crossgraft.training.run_folder import CHECKPOINTS
 
@@ -176,21 +177,24 @@ class MultiTaskTrainer(Trainer):
     def encoder_inputs(self, adapted: AdaptedModel, batch: dict[str, Any], split: str) -> dict[str, Any]:
         """What the encoder reads of a batch: its inputs, or the states after the layers frozen for its task.
 
-        Those of test are not kept: it is read once.
+        Of which splits those are kept, the form says.
         """
         inputs = inputs_of(batch)
-        if self.cache is None or split == "test":
+        if self.cache is None or split not in self.form.cached:
             return inputs
         task = batch["task"]
         below, beside = self.form.prefix_inputs(inputs)
         if task not in self.frozen:
             unused = self.form.unused(task in self.pictured)
-            self.frozen[task] = frozen_layers(adapted, adapted.backbone.encoder_stack.name, unused=unused)  # type: ignore[union-attr, arg-type]
+            self.frozen[task] = frozen_layers(adapted, self.form.stack(adapted).name, unused=unused)
         if not self.frozen[task]:
             return inputs
-        device = next(adapted.parameters()).device
-        samples = samples_of(batch["rows"], split)
-        return {"prefix": self.cache.prefix(adapted.backbone, self.frozen[task], samples, below, device), **beside}  # type: ignore[arg-type]
+        first = next(adapted.parameters())
+        samples, run = self.form.samples(batch, split), partial(self.form.capture, adapted)
+        return {
+            "prefix": self.cache.prefix(run, self.frozen[task], samples, below, first.device, first.dtype),
+            **beside,
+        }
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Official metrics on the validation examples; the best adapters so far are kept."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from crossgraft.adapt import AdaptedModel, Memory
+from crossgraft.adapt.prefix import Prefix
+from crossgraft.adapt.sites import Stack
 from crossgraft.tasks import Example, Task
 
 if TYPE_CHECKING:
@@ -39,13 +41,13 @@ class Form(ABC):
     Class attributes:
         also_train: what of the backbone is trained where a recipe does not say.
         padding: the side of texts that is padded.
-        cached: whether what frozen layers give is kept.
+        cached: the splits of which what frozen layers give is kept; test is read once.
         learns: whether it is made for the answers of the training examples (`learn_answers`).
     """
 
     also_train: ClassVar[tuple[str, ...]] = ()
     padding: ClassVar[str] = "right"
-    cached: ClassVar[bool] = True
+    cached: ClassVar[tuple[str, ...]] = ("train", "val")
     learns: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, tasks: Mapping[str, Task]) -> None:
@@ -93,6 +95,18 @@ class Form(ABC):
     def unused(self, pictured: bool) -> tuple[str, ...]:
         """Prefixes of parameters that a task does not use; `pictured`: whether any of its examples has an image."""
         return ()
+
+    def stack(self, adapted: AdaptedModel) -> Stack:
+        """The stack whose frozen layers need not be run again."""
+        return adapted.backbone.encoder_stack  # type: ignore[return-value]
+
+    def capture(self, adapted: AdaptedModel, layers: int, **inputs: Tensor) -> Prefix:
+        """What the first layers of that stack make of `prefix_inputs`, in evaluation."""
+        return adapted.backbone.capture(layers, **inputs)  # type: ignore[operator, no-any-return]
+
+    def samples(self, batch: Mapping[str, Any], split: str) -> list[Hashable]:
+        """What each row of a batch is: two that are equal have the same states. Epochs do not matter."""
+        return [(split, row.task, row.place) for row in batch["rows"]]
 
     def prefix_inputs(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the frozen layers read, and what the model is given beside what they made of it."""

@@ -1,8 +1,12 @@
-"""A causal language model (LLaMA) that reads a text, sees images by its adapters, and goes on with the answer."""
+"""A causal language model (LLaMA) that reads a text, sees images by its adapters, and goes on with the answer.
+
+To be asked, texts are padded on the left, as generation wants it; to be taught, text and answer stand side by side and
+are padded on the right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from crossgraft.adapt import AdaptedModel
 from crossgraft.adapt.adapted import IGNORED
+from crossgraft.adapt.prefix import Prefix, capture, resumed
+from crossgraft.adapt.sites import Stack
 from crossgraft.models.architecture import language_config, pretrained
 from crossgraft.models.classifier import CAUSAL
 from crossgraft.tasks import Example
@@ -22,10 +28,10 @@ BEFORE_ANSWER = " "  # between text and answer; most tokenizers make it part of 
 
 
 class CausalForm(Form):
-    """See the module. Texts are padded on the left, as generation wants it."""
+    """See the module."""
 
     padding = "left"
-    cached = False  # what lies below holds the answer, which is drawn anew
+    cached = ("train",)  # generation begins with the text
 
     def laid_out(self, feature_width: int) -> nn.Module:
         return AutoModelForCausalLM.from_config(language_config(self.recipe.backbone))
@@ -35,25 +41,39 @@ class CausalForm(Form):
 
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
         end = [tokenizer.eos_token_id]
-        made = [(*_tokens(tokenizer, answer)[: lesson.length - 1], *end) for answer, _ in lesson.drawn]
-        longest = max(map(len, made))
-        answers = torch.tensor([[*one, *end * (longest - len(one))] for one in made])
-        real = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in made])
-        ids = torch.cat((inputs["input_ids"], answers), 1)
-        labels = torch.cat((torch.full_like(inputs["input_ids"], IGNORED), answers.masked_fill(real == 0, IGNORED)), 1)
+        answers = [torch.tensor([*_tokens(tokenizer, one)[: lesson.length - 1], *end]) for one, _ in lesson.drawn]
+        texts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+        both = list(zip(texts, answers, strict=True))
         return {
-            "input_ids": ids,
-            "attention_mask": torch.cat((inputs["attention_mask"], real), 1),
-            "labels": labels,
+            "input_ids": _side_by_side([torch.cat(pair) for pair in both], end[0]),
+            "attention_mask": _side_by_side([torch.ones_like(torch.cat(pair)) for pair in both], 0),
+            "labels": _side_by_side([torch.cat((torch.full_like(t, IGNORED), a)) for t, a in both], IGNORED),
             "weights": torch.tensor([weight for _, weight in lesson.drawn]),
         }
+
+    def stack(self, adapted: AdaptedModel) -> Stack:
+        return adapted.stacks["decoder"]
+
+    def capture(self, adapted: AdaptedModel, layers: int, **inputs: Tensor) -> Prefix:
+        return capture(adapted.backbone, self.stack(adapted), layers, **inputs)
+
+    def samples(self, batch: Mapping[str, Any], split: str) -> list[Hashable]:
+        """What layers make of a row depends on the answer too, which may be drawn anew."""
+        real = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+        return [tuple(ids[mask].tolist()) for ids, mask in real]
 
     def loss(
         self, model: nn.Module, adapted: AdaptedModel, given: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[Tensor, Any]:
         labels = batch["labels"]
         with looking(adapted, given, question=labels == IGNORED) as text:  # nothing is made of the answer
-            outputs = model(**text, position_ids=_positions(text["attention_mask"]), use_cache=False)
+            prefix: Prefix | None = text.pop("prefix", None)
+            if prefix is None:
+                outputs = model(**text, use_cache=False)
+            else:
+                with resumed(adapted.backbone, self.stack(adapted), prefix.layers, prefix.states):
+                    # Layers that are passed over only ask for something of that shape.
+                    outputs = model(inputs_embeds=prefix.states, attention_mask=prefix.mask, **text, use_cache=False)
         return weighted_loss(outputs.logits[:, :-1], labels[:, 1:], batch["weights"]), outputs
 
     @torch.no_grad()
@@ -89,7 +109,7 @@ class CausalForm(Form):
             with looking(
                 adapted, given | {"input_ids": ids, "attention_mask": mask}, question=labels == IGNORED
             ) as text:
-                logits = adapted(**text, position_ids=_positions(mask), use_cache=False).logits
+                logits = adapted(**text, use_cache=False).logits
             losses = functional.cross_entropy(
                 logits[:, :-1].float().transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
             ).sum(1)
@@ -110,6 +130,6 @@ def _most_tokens(tokenizer: Any, drawn: Drawn) -> int:
     return max(len(_tokens(tokenizer, answer)) for answer, _ in drawn) + 1
 
 
-def _positions(mask: Tensor) -> Tensor:
-    """Positions (B, L) that count real tokens only, as `generate` has them."""
-    return (mask.cumsum(1) - 1).clamp(min=0)
+def _side_by_side(rows: Sequence[Tensor], padding: int) -> Tensor:
+    """Rows of different lengths -> (B, L), padded on the right."""
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)
