@@ -8,20 +8,33 @@ Learning rates are compared as `trainings` says. What each way costs in FLOPs is
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+from crossgraft.training.recipe import load_recipe
 from trainings import compare
 
-NORMS = 'also_train=["head.*", layer_norms]'
-HEAD = 'also_train=["head.*"]'
-ADAPTER = "{name: adapter, reduction: 8, activation: relu}"
-METHODS = {
-    "dvp": ["method=[{name: dvp}]", HEAD],
-    "dvp, adapters": [f"method=[{ADAPTER}, {{name: dvp}}]", NORMS],
-    "all visual tokens": ["method=[{name: visual-tokens}]", HEAD],
-    "all visual tokens, adapters": [f"method=[{ADAPTER}, {{name: visual-tokens}}]", NORMS],
-    "one global token": ["method=[{name: visual-tokens, pool: mean}]", HEAD],
-    "one global token, adapters": [f"method=[{ADAPTER}, {{name: visual-tokens, pool: mean}}]", NORMS],
-    "text alone, adapters": [f"method=[{ADAPTER}]", NORMS],
+ADAPTERS = {  # the paper's
+    "classifier": ("{name: adapter, reduction: 8, activation: relu}", 'also_train=["head.*", layer_norms]'),
+    "causal": ("{name: adapter, bottleneck: 64, activation: silu}", "also_train=[layer_norms]"),
+}
+SIGHTS = {
+    "dvp": "{name: dvp}",
+    "all visual tokens": "{name: visual-tokens}",
+    "one global token": "{name: visual-tokens, pool: mean}",
 }
 
+
+def methods(model: str) -> dict[str, list[str]]:
+    """Each way to see, alone and with adapters. model: "classifier", whose head is trained always, or "causal"."""
+    adapter, norms = ADAPTERS[model]
+    made = {}
+    for name, sight in SIGHTS.items():
+        made[name] = [f"method=[{sight}]", "also_train=null"]
+        made[f"{name}, adapters"] = [f"method=[{adapter}, {sight}]", norms]
+    return made | {"text alone, adapters": [f"method=[{adapter}]", norms]}
+
+
 if __name__ == "__main__":
-    compare("dvp_tasks", METHODS, __doc__ or "")
+    recipe = next((Path(word) for word in sys.argv[1:] if word.endswith(".yaml")), None)
+    compare("dvp_tasks", methods(load_recipe(recipe).model if recipe else "classifier"), __doc__ or "")
