@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny_models import backbone
 
-from crossgraft.adapt import AdaptedModel
+from crossgraft.adapt import AdaptedModel, Memory
 from crossgraft.methods.adapter import Adapter
 from crossgraft.methods.attach import attach
 from crossgraft.methods.base import Method
@@ -16,6 +16,7 @@ from crossgraft.methods.lora import LoRA
 from crossgraft.methods.parameters_only import BitFit, FullFineTuning
 from crossgraft.methods.prompt_tuning import Prompt
 from crossgraft.methods.visual_tokens import VisualTokens
+from crossgraft.methods.xadapter import XAdapter
 
 METHODS: dict[str, Method] = {
     "adapter": Adapter(reduction=4),
@@ -31,6 +32,10 @@ METHODS: dict[str, Method] = {
     "dvp": DVP(layer=1, feature_width=6, dropout=0.0),
     "dvp-encoder": DVP(layer=0, stack="encoder", tokens=2, query="mean", feature_width=6, dropout=0.0),
     "visual-tokens": VisualTokens(feature_width=6),
+    "xadapter": XAdapter(width=4, visual_width=6, text_width=5),
+    "xadapter-gate": XAdapter(
+        experts=("text",), sites=("*.feed_forward",), width=4, heads=2, fusion="gate", text_width=5
+    ),
     "bitfit": BitFit(),
     "full": FullFineTuning(),
 }
@@ -39,8 +44,22 @@ WITHOUT_BIASES = ("t5", "sighted-t5", "llama", "mistral")
 SINGLE_TOWERS = ("clip-text", "clip-vision")
 CAUSAL = ("llama", "qwen2", "mistral")
 INSERTED = ("dvp", "dvp-encoder", "visual-tokens")
+LOOKING = (*INSERTED, "xadapter", "xadapter-gate")
 TOKENS = ("prompt", *INSERTED)  # change what is attended to
-VISUAL = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))  # what methods that look at images are shown
+_drawn = torch.Generator().manual_seed(0)
+VISUAL = torch.randn(3, 4, 6, generator=_drawn)  # what methods that look at images are shown
+MEMORIES = {  # of three rows
+    "visual": VISUAL,
+    "retrieved": torch.randn(3, 2, 6, generator=_drawn),
+    "text": Memory(torch.randn(3, 5, 5, generator=_drawn), torch.tensor([[1, 1, 1, 0, 0], [1] * 5, [1, 1, 0, 0, 0]])),
+}
+
+
+def memories(rows: slice = slice(None)) -> dict[str, Memory]:
+    """What there is to look at, of some of the rows."""
+    return {
+        name: (memory if isinstance(memory, Memory) else Memory(memory)).rows(rows) for name, memory in MEMORIES.items()
+    }
 
 
 def fits(method: str, family: str) -> bool:
@@ -63,7 +82,7 @@ def adapted(method: str, family: str, *, moved: bool = True, seed: int = 0) -> A
     also = ("layer_norms",) if method in ("adapter", "lora") else ()
     attach(model, "new", METHODS[method], tasks=TASKS, also_train=also)
     model.set_task("a")
-    model.set_memory(visual=VISUAL)
+    model.set_memory(**memories())
     if moved:
         move(model, seed)
     return model.eval()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods_list import INSERTED, METHODS, TASKS, TOKENS, VISUAL, adapted, fits, move
+from methods_list import LOOKING, METHODS, TASKS, TOKENS, adapted, fits, memories, move
 from tiny_models import GENERATORS, backbone, inputs, output
 from torch import nn
 
@@ -60,9 +60,9 @@ def test_only_its_parameters_are_trained_and_all_of_them_are(method: str, family
     assert all(touched) or (any(touched) and (method == "full" or family.startswith("sighted")))
 
 
-@pytest.mark.parametrize(("method", "family"), [pair for pair in PAIRS if pair[0] in INSERTED])
+@pytest.mark.parametrize(("method", "family"), [pair for pair in PAIRS if pair[0] in LOOKING])
 @torch.no_grad()
-def test_without_an_image_the_text_is_read_as_by_the_backbone_to_the_bit(method: str, family: str) -> None:
+def test_without_a_memory_the_text_is_read_as_by_the_backbone_to_the_bit(method: str, family: str) -> None:
     model, plain = adapted(method, family), output(family, backbone(family), inputs(family))
     assert not torch.equal(output(family, model, inputs(family)), plain)
     model.set_memory()
@@ -100,7 +100,7 @@ def test_saving_and_loading_is_exact(method: str, family: str, tmp_path: Any) ->
     save_adapter(model, "new", tmp_path)
     fresh = AdaptedModel(backbone(family))
     load_adapter(fresh, tmp_path, name="again")
-    fresh.set_memory(visual=VISUAL)
+    fresh.set_memory(**memories())
     for task, value in zip(TASKS, expected, strict=True):
         assert torch.equal(output(family, _task(fresh.eval(), task), inputs(family)), value)
 
@@ -153,10 +153,10 @@ def test_rows_with_different_adapters_equal_one_by_one(method: str, family: str)
     single = []
     for row, route in enumerate(routes):
         model.set_active(*(route.adapters if route else ()), task=route.task if route else None)
-        model.set_memory(visual=VISUAL[row : row + 1])
+        model.set_memory(**memories(slice(row, row + 1)))
         single.append(output(family, model, {name: value[row : row + 1] for name, value in batch.items()}))
     model.set_rows(routes)
-    model.set_memory(visual=VISUAL)
+    model.set_memory(**memories())
     together = output(family, model, batch)
     torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
 

@@ -3,7 +3,7 @@
 from crossgraft.adapt.adapted import AdaptedModel
 from crossgraft.adapt.graft import Graft
 from crossgraft.adapt.insertion import Inserted, Text
-from crossgraft.adapt.memory import Memories, Memory
+from crossgraft.adapt.memory import Memories, Memory, Shown
 from crossgraft.adapt.routes import Route
 from crossgraft.adapt.sites import LAYOUTS, Layout, Site, Stack, find_sites, find_stacks, select_sites
 
@@ -16,6 +16,7 @@ __all__ = [
     "Memories",
     "Memory",
     "Route",
+    "Shown",
     "Site",
     "Stack",
     "Text",

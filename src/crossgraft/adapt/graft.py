@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from crossgraft.adapt.insertion import Inserted, Text
-from crossgraft.adapt.memory import Memories
+from crossgraft.adapt.memory import Memories, Shown
 from crossgraft.adapt.sites import Site
 from crossgraft.errors import InputError
 
 
 class Graft(nn.Module):
-    """Base class. A method writes `change`, `prompt` or `insert`, or none, if it only trains the backbone's parameters.
+    """Base class. A method writes `change` (or `look`), `prompt` or `insert`, or none, if it only trains the backbone's
+    parameters.
 
     Args:
         sites: the sites whose hidden states it changes.
         tasks: the tasks it tells apart; empty if it has one set of weights for all.
         prompted: names of the stacks that it puts tokens before.
         inserted: stack -> the layer before which it lets tokens into that stack.
+
+    Class attributes:
+        looks: whether what it does at its sites is `look`, and not `change`.
     """
+
+    looks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -38,6 +45,12 @@ class Graft(nn.Module):
     def change(self, site: Site, hidden: Tensor, given: Tensor, task: str | None) -> Tensor:
         """New hidden states for a site: hidden (B, L, width), given (B, L, width_in) what the hooked module was given,
         -> (B, L, width)."""
+        raise NotImplementedError
+
+    def look(
+        self, site: Site, hidden: Tensor, given: Tensor, memories: Mapping[str, Shown], task: str | None
+    ) -> Tensor:
+        """As `change`, for a graft that looks at memories, too: by name, those that there are."""
         raise NotImplementedError
 
     def prompt(self, stack: str, task: str | None) -> Tensor:

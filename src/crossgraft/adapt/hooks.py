@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossgraft.adapt.graft import Graft
 from crossgraft.adapt.insertion import Inserted, InsertionHooks, Pass, Text
-from crossgraft.adapt.memory import Memories, for_batch
+from crossgraft.adapt.memory import Memories, Shown, for_batch, shown_to
 from crossgraft.adapt.prompts import PromptHooks
 from crossgraft.adapt.routes import Route, Routes, routes_of
 from crossgraft.adapt.sites import Site, Stack
@@ -128,17 +128,24 @@ class GraftHooks:
     def _change(self, site: str, hidden: Tensor, given: Tensor) -> Tensor:
         """hidden (B, L, width) at a site, given (B, L, width_in) -> what the rows' adapters make of it."""
         if isinstance(self.routes, Route):
-            return self._along(self.routes, site, hidden, given)
+            return self._along(self.routes, site, hidden, given, partial(shown_to, self.memories, len(hidden)))
         out = hidden
         for route, rows in self.routes.groups(hidden):
             if any(site in self._grafts[name].sites for name in route.adapters):  # type: ignore[operator]
-                out = out.index_copy(0, rows, self._along(route, site, hidden[rows], given[rows]))
+                shown = partial(shown_to, self.memories, len(hidden), rows)
+                out = out.index_copy(0, rows, self._along(route, site, hidden[rows], given[rows], shown))
         return out
 
-    def _along(self, route: Route, site: str, hidden: Tensor, given: Tensor) -> Tensor:
+    def _along(
+        self, route: Route, site: str, hidden: Tensor, given: Tensor, shown: Callable[[], Mapping[str, Shown]]
+    ) -> Tensor:
         for name in route.adapters:
             graft: Graft = self._grafts[name]  # type: ignore[assignment]
-            if site in graft.sites:
+            if site not in graft.sites:
+                continue
+            if graft.looks:
+                hidden = graft.look(graft.sites[site], hidden, given, shown(), route.task)
+            else:
                 hidden = graft.change(graft.sites[site], hidden, given, route.task)
         return hidden
 

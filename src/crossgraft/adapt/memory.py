@@ -5,8 +5,9 @@ Through a model's arguments it could not come: `generate` refuses those it does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +15,18 @@ from torch import Tensor
 from crossgraft.errors import InputError
 
 
-class Memory(NamedTuple):
-    """Tokens (B, T, g) and their mask (B, T), 1 for what is there; without one, all is. A row of zeros has nothing."""
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Tokens (B, T, g) and their mask (B, T), 1 for what is there; without one, all is. A row of zeros has nothing.
+
+    `kept`: what grafts made of it and will want again (`once`).
+    """
 
     tokens: Tensor
     mask: Tensor | None = None
+    kept: dict[Any, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
-    def rows(self, rows: Tensor) -> Memory:
+    def rows(self, rows: Tensor | slice) -> Memory:
         """Some rows of the batch."""
         return Memory(self.tokens[rows], None if self.mask is None else self.mask[rows])
 
@@ -35,9 +41,42 @@ class Memory(NamedTuple):
         present = mask.any(1)
         return mask | ~present[:, None], None if bool(present.all()) else present
 
+    def once(self, key: Any, weights: Sequence[Tensor], make: Callable[[Tensor], Any]) -> Any:
+        """make(tokens), made once for this memory and again after the tokens or the weights it is made with changed.
+
+        Where gradients are wanted it is made each time, since a graph serves one backward pass only.
+
+        Args:
+            key: what is made; hashable.
+            weights: what it depends on beside the tokens.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make(self.tokens)
+        state = [(id(value), None if value.is_inference() else value._version) for value in (self.tokens, *weights)]
+        found = self.kept.get(key)
+        if found is None or found[0] != state:
+            found = self.kept[key] = (state, make(self.tokens))
+        return found[1]
+
 
 Memories = Mapping[str, Memory]
 """By what they are of: "visual", "text"."""
+
+
+class Shown(NamedTuple):
+    """A memory, and the rows of a batch that look at it: `size` rows of which `rows` are meant, None: all of them."""
+
+    memory: Memory
+    size: int
+    rows: Tensor | None = None
+
+    def spread(self, made: Tensor) -> Tensor:
+        """What was made of the memory (M, ...) -> of the rows that look (B, ...), repeated as beams repeat rows."""
+        have = len(made)
+        if have != self.size:
+            every = torch.arange(have, device=made.device).repeat_interleave(self.size // have)
+            made = made[every]
+        return made if self.rows is None else made[self.rows]
 
 
 def checked(name: str, memory: Memory | Tensor) -> Memory:
@@ -67,12 +106,24 @@ def for_batch(memories: Memories, size: int) -> dict[str, Memory]:
         InputError: the batch is no multiple of a memory's.
     """
     found = {}
-    for name, memory in memories.items():
-        have = len(memory.tokens)
-        if size % have:
-            raise InputError(
-                f"memory {name!r} is of {have} rows, and a batch of {size} came; set the batch's own memory"
-            )
-        every = torch.arange(have, device=memory.tokens.device).repeat_interleave(size // have)
-        found[name] = memory if size == have else memory.rows(every)
+    for name, shown in shown_to(memories, size).items():
+        memory, mask = shown.memory, shown.memory.mask
+        if size != len(memory.tokens):
+            memory = Memory(shown.spread(memory.tokens), None if mask is None else shown.spread(mask))
+        found[name] = memory
     return found
+
+
+def shown_to(memories: Memories, size: int, rows: Tensor | None = None) -> dict[str, Shown]:
+    """The memories as the rows of a batch look at them; `rows`: which of them are meant, None: all.
+
+    Raises:
+        InputError: the batch is no multiple of a memory's.
+    """
+    for name, memory in memories.items():
+        if size % len(memory.tokens):
+            raise InputError(
+                f"memory {name!r} is of {len(memory.tokens)} rows, and a batch of {size} came; "
+                "set the batch's own memory"
+            )
+    return {name: Shown(memory, size, rows) for name, memory in memories.items()}

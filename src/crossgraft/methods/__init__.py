@@ -1,6 +1,16 @@
 """Methods: one file each. The order of the imports is their order in tables."""
 
-from crossgraft.methods import adapter, hyperformer, compacter, lora, prompt_tuning, parameters_only, dvp, visual_tokens  # noqa: I001
+from crossgraft.methods import (  # noqa: I001
+    adapter,
+    hyperformer,
+    compacter,
+    lora,
+    prompt_tuning,
+    parameters_only,
+    dvp,
+    visual_tokens,
+    xadapter,
+)
 from crossgraft.methods.base import METHODS, Method, get_method, register_method
 
 __all__ = [
@@ -16,4 +26,5 @@ __all__ = [
     "prompt_tuning",
     "register_method",
     "visual_tokens",
+    "xadapter",
 ]
