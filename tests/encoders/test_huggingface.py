@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer, SiglipConfig, SiglipImageProc
 from conftest import save_tokenizer, tower
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.load import load_encoder
+from crossgraft.errors import InputError
 
 TEXTS = [
     "a photo of a bird .",
@@ -101,6 +102,20 @@ def test_siglip_texts_are_padded_to_full_length_and_unmasked_as_in_training(tiny
         masked = functional.normalize(plain.get_text_features(**tokens).pooler_output, dim=-1)
     torch.testing.assert_close(encoder_of(tiny_siglip).encode_texts(TEXTS), theirs, rtol=0, atol=1e-5)
     assert not torch.allclose(masked, theirs, atol=1e-3)
+
+
+def test_tokens_of_texts_are_the_last_states_of_the_text_tower(folder: Path) -> None:
+    encoder = load_encoder(str(folder))
+    texts = ["a red star", "dog"]
+    states, mask = encoder.encode_text_tokens(texts)
+    assert states.shape == (2, mask.shape[1], encoder.text_width)
+    assert states.dtype == torch.float32
+    alone, real = encoder.encode_text_tokens(texts[1:])
+    length = int(real.sum())
+    torch.testing.assert_close(states[1, :length], alone[0, :length], rtol=1e-4, atol=1e-5)
+    assert mask[1].sum() == length
+    with pytest.raises(InputError, match="text number 2 is empty"):
+        encoder.encode_text_tokens(["a", " "])
 
 
 def test_bfloat16_is_close_and_comes_out_in_float32(folder: Path) -> None:

@@ -106,6 +106,16 @@ def test_all_but_the_grid_is_the_encoder_s(tiny_clip: Path) -> None:
         assert getattr(encoder, name) == getattr(inner, name), name
 
 
+def test_tokens_of_texts_are_the_encoder_s(tiny_clip: Path) -> None:
+    encoder = load_encoder(str(tiny_clip))
+    small = PooledGrid(encoder, 1)
+    assert small.text_width == encoder.text_width
+    assert torch.equal(small.encode_text_tokens(["a dog"]).tokens, encoder.encode_text_tokens(["a dog"]).tokens)
+    assert TinyEncoder().text_width is None
+    with pytest.raises(InputError, match="tiny-0 gives no tokens of texts"):
+        TinyEncoder().encode_text_tokens(["a dog"])
+
+
 def test_every_side_is_another_encoder() -> None:
     inner = TinyEncoder()
     encoders = [inner, PooledGrid(inner, 1), PooledGrid(inner, 2), PooledGrid(TinyEncoder(1), 2)]

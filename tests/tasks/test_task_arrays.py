@@ -13,7 +13,7 @@ from task_files import make, pictures, write_json, write_lines
 from crossgraft.errors import InputError
 from crossgraft.tasks import TASKS
 from crossgraft.tasks.images import ImageFolders
-from crossgraft.training.recipe import Visual
+from crossgraft.training.settings import Visual
 from crossgraft.training.visual import VisualSource
 
 Fields = dict[str, Any]

@@ -18,7 +18,7 @@ from task_files import make, pictures, read_lines, write_lines
 from crossgraft.errors import InputError
 from crossgraft.tasks.files import Row
 from crossgraft.tasks.video import chosen_frames, read_features, span_of
-from crossgraft.training.recipe import Visual
+from crossgraft.training.settings import Visual
 from crossgraft.training.visual import VisualSource
 
 

@@ -74,7 +74,7 @@ def test_each_process_gets_as_many_batches(world: int) -> None:
 
 
 def test_several_gpus_in_one_process_are_not_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossgraft.training.recipe import Training
+    from crossgraft.training.settings import Training
 
     made = arguments(Training(), tmp_path, 10, torch.device("cpu"))
     assert made.n_gpu <= 1

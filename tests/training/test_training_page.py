@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 from tiny_run import COLOURS, recipe, save_language_model
 
-from crossgraft.training.recipe import Head, Recipe, Search, Training, Visual, load_recipe
+from crossgraft.training.recipe import Recipe, load_recipe
+from crossgraft.training.settings import Head, Search, Training, Visual
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "training.md"

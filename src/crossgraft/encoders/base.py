@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crossgraft.encoders.preprocess import Preprocess
+from crossgraft.errors import InputError
 
 
 class ImageFeatures(NamedTuple):
@@ -26,6 +27,13 @@ class ImageFeatures(NamedTuple):
     grid: Tensor | None
 
 
+class TextTokens(NamedTuple):
+    """Texts token by token: states (n, L, g), float32, and which are real (n, L)."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
 class Encoder(ABC):
     """A frozen dual encoder. Build one with `load_encoder`.
 
@@ -35,6 +43,7 @@ class Encoder(ABC):
             give the same features.
         embedding_dim, feature_dim: d and f of `ImageFeatures`.
         grid_shape: (T, g) of the token grid.
+        text_width: g of `TextTokens`; None: it gives none.
         n_parameters: of both towers and what joins them, all frozen.
         logit_scale: s; s * cosine(image, text) are the zero-shot logits.
         preprocess: turns an image into the pixel tensor that `encode_images` takes.
@@ -54,6 +63,7 @@ class Encoder(ABC):
     image_tower: nn.Module
     device: torch.device
     dtype: torch.dtype
+    text_width: int | None = None
     quantized: bool = False
 
     @property
@@ -80,3 +90,11 @@ class Encoder(ABC):
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Encode n texts -> (n, d) unit vectors, float32; padding is trimmed to the longest text of a batch."""
+
+    def encode_text_tokens(self, texts: Sequence[str]) -> TextTokens:
+        """The last states of the text tower, one a token, padded to the longest text.
+
+        Raises:
+            InputError: this encoder gives none; a text is empty.
+        """
+        raise InputError(f"{self.name} gives no tokens of texts; use another encoder")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossgraft.encoders.base import Encoder, ImageFeatures
+from crossgraft.encoders.base import Encoder, ImageFeatures, TextTokens
 from crossgraft.encoders.fingerprint import architecture, fingerprint
 from crossgraft.encoders.preprocess import Preprocess
-from crossgraft.encoders.text import encode_in_batches
+from crossgraft.encoders.text import check_texts, encode_in_batches
 
 FAMILIES = ("clip", "siglip")
 
@@ -42,6 +42,7 @@ class HuggingFaceEncoder(Encoder):
         vision = model.config.vision_config
         self._is_clip = model.config.model_type == "clip"
         self.feature_dim = vision.hidden_size
+        self.text_width = model.config.text_config.hidden_size
         self.embedding_dim = model.config.projection_dim if self._is_clip else vision.hidden_size
         self.grid_shape = ((vision.image_size // vision.patch_size) ** 2 + int(self._is_clip), vision.hidden_size)
         # SigLIP was trained on texts padded to their full length, saw the padding, and pools the last position: there
@@ -60,11 +61,22 @@ class HuggingFaceEncoder(Encoder):
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         def encode(batch: list[str]) -> Tensor:
-            tokens = self._tokenizer(
-                batch, padding=self._padding, truncation=True, max_length=self._max_length, return_tensors="pt"
-            ).to(self.device)
-            mask = tokens.attention_mask if self._is_clip else None
-            output = self._model.text_model(input_ids=tokens.input_ids, attention_mask=mask)
+            output, _ = self._read(batch)
             return self._model.text_projection(output.pooler_output) if self._is_clip else output.pooler_output
 
         return encode_in_batches(texts, encode)
+
+    @torch.inference_mode()
+    def encode_text_tokens(self, texts: Sequence[str]) -> TextTokens:
+        check_texts(texts)
+        output, mask = self._read(list(texts))
+        return TextTokens(output.last_hidden_state.float(), mask)
+
+    def _read(self, texts: list[str]) -> tuple[Any, Tensor]:
+        """What the text tower makes of texts, and which of its tokens are real (n, L)."""
+        tokens = self._tokenizer(
+            texts, padding=self._padding, truncation=True, max_length=self._max_length, return_tensors="pt"
+        ).to(self.device)
+        mask = tokens.attention_mask if self._is_clip else None
+        output = self._model.text_model(input_ids=tokens.input_ids, attention_mask=mask)
+        return output, torch.ones_like(tokens.input_ids) if mask is None else mask

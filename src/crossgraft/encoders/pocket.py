@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crossgraft.encoders.alignment import Alignment
-from crossgraft.encoders.base import Encoder, ImageFeatures
+from crossgraft.encoders.base import Encoder, ImageFeatures, TextTokens
 from crossgraft.encoders.drawn_text import draw_text
 from crossgraft.encoders.efficientnet_lite import HEAD_WIDTH, EfficientNetLite0
 from crossgraft.encoders.fingerprint import architecture, fingerprint
 from crossgraft.encoders.preprocess import Preprocess
-from crossgraft.encoders.text import encode_in_batches
+from crossgraft.encoders.text import check_texts, encode_in_batches
 from crossgraft.errors import InputError
 from crossgraft.files import read_json
 from crossgraft.pocket.sources import DUAL_ENCODER, DUAL_ENCODERS, MANIFEST, POCKET_MODELS
@@ -97,11 +97,16 @@ class MiniLM(nn.Module):
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.backend_tokenizer.no_truncation()
 
-    def forward(self, texts: list[str]) -> Tensor:
+    def read(self, texts: list[str]) -> TextTokens:
+        """States of each token, in the model's dtype."""
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=TEXT_LIMIT, return_tensors="pt")
         tokens = tokens.to(self.model.device)
         states = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        mask = tokens.attention_mask[..., None].to(states.dtype)  # (B, L, 1)
+        return TextTokens(states, tokens.attention_mask)
+
+    def forward(self, texts: list[str]) -> Tensor:
+        states, seen = self.read(texts)
+        mask = seen[..., None].to(states.dtype)  # (B, L, 1)
         return functional.normalize((states * mask).sum(1).float() / mask.sum(1).float(), dim=-1)
 
 
@@ -146,6 +151,7 @@ class PocketEncoder(Encoder):
         self.name, self.device, self.dtype, self.preprocess = name, device, dtype, preprocess
         self.embedding_dim = alignment.dim
         self.feature_dim, self.grid_shape = tower.feature_dim, tower.grid_shape
+        self.text_width = text.model.config.hidden_size
         weights = nn.ModuleDict({"vision": tower, "text": text, "alignment": alignment}).state_dict()
         self.n_parameters = sum(tensor.numel() for tensor in weights.values())
         configured = [module for module in (*tower.children(), text.model) if hasattr(module, "config")]
@@ -166,6 +172,12 @@ class PocketEncoder(Encoder):
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         return encode_in_batches(texts, lambda batch: self._alignment.text(self._text(batch), self._read(batch)))
+
+    @torch.inference_mode()
+    def encode_text_tokens(self, texts: Sequence[str]) -> TextTokens:
+        check_texts(texts)
+        states, mask = self._text.read(list(texts))
+        return TextTokens(states.float(), mask)
 
     def _read(self, texts: list[str]) -> Tensor | None:
         """What CLIP sees of drawn texts (n, 512)."""

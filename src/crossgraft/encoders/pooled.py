@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossgraft.encoders.base import Encoder, ImageFeatures
+from crossgraft.encoders.base import Encoder, ImageFeatures, TextTokens
 from crossgraft.encoders.fingerprint import fingerprint
 from crossgraft.errors import InputError
 
@@ -64,7 +64,7 @@ class PooledGrid(Encoder):
         tokens, width = encoder.grid_shape
         grid_side(tokens, side)
         self.encoder, self.side = encoder, side
-        self.grid_shape = (side * side, width)
+        self.grid_shape, self.text_width = (side * side, width), encoder.text_width
         self.fingerprint = fingerprint({}, ["max-pooled grid", side, encoder.fingerprint])
 
     def __getattr__(self, name: str) -> Any:
@@ -95,6 +95,9 @@ class PooledGrid(Encoder):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         return self.encoder.encode_texts(texts)
+
+    def encode_text_tokens(self, texts: Sequence[str]) -> TextTokens:
+        return self.encoder.encode_text_tokens(texts)
 
 
 def pooled(encoder: Encoder, side: int | None) -> Encoder:

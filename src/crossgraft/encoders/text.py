@@ -13,6 +13,15 @@ from crossgraft.errors import InputError
 BATCH = 64
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises:
+    InputError: no texts, or an empty one."""
+    if not texts:
+        raise InputError("no texts to encode")
+    if blank := [i for i, text in enumerate(texts) if not text.strip()]:
+        raise InputError(f"text number {blank[0] + 1} is empty")
+
+
 def encode_in_batches(texts: Sequence[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
     """Sort by length, encode in batches, restore the order -> (n, d) unit vectors, float32.
 
@@ -22,10 +31,7 @@ def encode_in_batches(texts: Sequence[str], encode: Callable[[list[str]], Tensor
     Raises:
         InputError: no texts, or an empty one.
     """
-    if not texts:
-        raise InputError("no texts to encode")
-    if blank := [i for i, text in enumerate(texts) if not text.strip()]:
-        raise InputError(f"text number {blank[0] + 1} is empty")
+    check_texts(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     encoded = [
         encode([texts[i] for i in order[start : start + BATCH]]).float() for start in range(0, len(order), BATCH)

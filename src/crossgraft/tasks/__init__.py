@@ -1,6 +1,7 @@
 """Vision-language tasks in their official file formats: examples, official metrics, result files."""
 
 from crossgraft.tasks import (  # noqa: F401  (each registers its tasks)
+    cloze,
     coco_captions,
     easy_vqa,
     gqa,

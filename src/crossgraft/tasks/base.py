@@ -68,6 +68,7 @@ class Task(ABC):
         metric: the main metric's name, a key of `score`.
         visual: "grid", the pooled grid of each image, or "frames", one token a frame.
         weighted: the loss of a sample is multiplied by the score of the target that was drawn.
+        cloze: what is drawn is the text with words masked (`tasks.cloze`), and those are learned.
     """
 
     prefix: str
@@ -77,6 +78,7 @@ class Task(ABC):
     metric: ClassVar[str]
     visual: ClassVar[str] = "grid"
     weighted: ClassVar[bool] = False
+    cloze: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         length = self.question_length

@@ -137,13 +137,13 @@ class CaptionJson(OwnCaptions):
     """A JSON list, or JSON lines, of {"image", "captions": [...] or "caption", perhaps "split"}; or COCO's layout."""
 
     def _read(self) -> tuple[dict[str, Row], dict[str, tuple[str, ...]]]:
-        if _is_coco(self.file):
+        if is_coco(self.file):
             images, texts = read_coco(self.file)
             by_name = {key: row.text("file_name") for key, row in images.items()}
             rows = by_id(images.values(), lambda row: row.text("file_name"))
             return rows, {name: texts.get(key, ()) for key, name in by_name.items()}
         rows = by_id(read_list_or_lines(self.file), lambda row: row.text("image"))
-        return rows, {key: _captions(row) for key, row in rows.items()}
+        return rows, {key: captions_of(row) for key, row in rows.items()}
 
 
 @register_task("caption-csv")
@@ -163,7 +163,7 @@ class CaptionCsv(OwnCaptions):
         return rows, captions
 
 
-def _captions(row: Row) -> tuple[str, ...]:
+def captions_of(row: Row) -> tuple[str, ...]:
     if "captions" in row.values:
         values = row.get("captions", list)
     elif "caption" in row.values:
@@ -177,7 +177,7 @@ def _captions(row: Row) -> tuple[str, ...]:
     return tuple(value.strip() for value in values if value.strip())
 
 
-def _is_coco(path: Path) -> bool:
+def is_coco(path: Path) -> bool:
     """COCO's layout is one JSON object; so is a file of one JSON line, but without "images"."""
     try:
         content = read_json(path)

@@ -17,7 +17,7 @@ from crossgraft.training.batches import Collator, Row
 from crossgraft.training.data import Data, has_labels
 from crossgraft.training.forms import Form
 from crossgraft.training.prefix_cache import inputs_of
-from crossgraft.training.recipe import Training
+from crossgraft.training.settings import Training
 
 Inputs = Callable[[AdaptedModel, dict[str, Any], str], dict[str, Any]]
 """(model, batch, split) -> what the encoder reads."""

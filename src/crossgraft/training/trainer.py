@@ -33,8 +33,8 @@ from crossgraft.training.checkpoints import (
 )
 from crossgraft.training.forms import Form
 from crossgraft.training.prefix_cache import PrefixCache, inputs_of
-from crossgraft.training.recipe import Training
 from crossgraft.training.run_folder import CHECKPOINTS
+from crossgraft.training.settings import Training
 
 EPOCH_SECONDS = 60.0  # shorter epochs have no checkpoint each, which for full fine-tuning is three times the model
 

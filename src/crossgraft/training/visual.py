@@ -19,7 +19,7 @@ from crossgraft.files import sha256_file
 from crossgraft.tasks import Example
 from crossgraft.tasks.images import ARRAYS
 from crossgraft.tasks.video import count_rows, read_features
-from crossgraft.training.recipe import Visual
+from crossgraft.training.settings import Visual
 from crossgraft.training.standard import Standard
 
 IN_MEMORY = 2 * 2**30  # bytes of features that are held in memory; more stay on disk

@@ -21,6 +21,10 @@ def form_of(recipe: Recipe, tasks: Mapping[str, Task]) -> Form:
         from crossgraft.training.forms.classifier import ClassifierForm
 
         return ClassifierForm(recipe, tasks)
+    if recipe.model == "masked":
+        from crossgraft.training.forms.cloze import MaskedForm
+
+        return MaskedForm(recipe, tasks)
     if recipe.model == "causal":
         from crossgraft.training.forms.causal import CausalForm
 

@@ -21,7 +21,9 @@ from crossgraft.adapt.sites import Stack
 from crossgraft.models.architecture import language_config, pretrained
 from crossgraft.models.classifier import CAUSAL
 from crossgraft.tasks import Example
+from crossgraft.tasks.cloze import MASK
 from crossgraft.training.forms.base import TEXT, Drawn, Form, Lesson, looking
+from crossgraft.training.forms.cloze import continued_words
 from crossgraft.training.forms.seq2seq import weighted_loss
 
 BEFORE_ANSWER = " "  # between text and answer; most tokenizers make it part of the answer's first token
@@ -39,7 +41,13 @@ class CausalForm(Form):
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
         return pretrained(folder, CAUSAL, AutoModelForCausalLM, dtype=torch.float32).eval()  # type: ignore[no-any-return]
 
+    def texts(self, tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, Tensor]:
+        """What is hidden is what comes next: all behind it is left out."""
+        return super().texts(tokenizer, [text.split(MASK)[0].rstrip() for text in texts], length)
+
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
+        if lesson.task in self.tasks and self.tasks[lesson.task].cloze:
+            return continued_words(tokenizer, lesson)
         end = [tokenizer.eos_token_id]
         answers = [torch.tensor([*_tokens(tokenizer, one)[: lesson.length - 1], *end]) for one, _ in lesson.drawn]
         texts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]

@@ -20,7 +20,8 @@ from crossgraft.models.architecture import language_config
 from crossgraft.models.classifier import VisionClassifier, VisionClassifierConfig
 from crossgraft.tasks import Example, Task
 from crossgraft.training.forms.base import Form, Lesson, looking
-from crossgraft.training.recipe import Head, placed
+from crossgraft.training.recipe import placed
+from crossgraft.training.settings import Head
 
 
 class ClassifierForm(Form):
