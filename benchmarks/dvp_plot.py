@@ -38,7 +38,7 @@ def flops(settings: dict[str, Any], text: int) -> int:
     form, width = form_of(recipe, {}), known_width(recipe.visual)
     with torch.device("meta"):
         model = AdaptedModel(form.laid_out(width))
-        put_methods(model, recipe, form, width)
+        put_methods(model, recipe, form, {"feature_width": width})
         sees = any("feature_width" in vars(method) for method in recipe.methods().values())
         visual = torch.zeros(1, (recipe.visual.side or 14) ** 2, width) if sees else None
         batch = {"input_ids": torch.full((1, text), 5)}

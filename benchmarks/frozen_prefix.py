@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from trainings import compare
 
-METHODS = {"kept": ["training.cache_frozen=true"], "computed": ["training.cache_frozen=false"]}
+HEAD = "also_train=null"  # and no layer norms
+METHODS = {"kept": [HEAD, "training.cache_frozen=true"], "computed": [HEAD, "training.cache_frozen=false"]}
 
 if __name__ == "__main__":
     compare("frozen_prefix", METHODS, __doc__ or "")

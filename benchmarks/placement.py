@@ -1,6 +1,6 @@
 """A search for a prompt's layer beside a sweep that trains every layer: both curves, and what each costs.
 
-    python benchmarks/placement.py recipes/pocket/dvp-easy-vqa.yaml training.max_steps=600 --seeds 0,1
+    python benchmarks/placement.py recipes/pocket/dvp-easy-vqa.yaml training.max_steps=600 search.epochs=1 --seeds 0,1
 
 The cost of one search is a share of the processor time of one sweep (a mean over seeds of both).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,15 +18,24 @@ from rich.console import Console
 from rich.table import Table
 
 from common import result_file
+from crossgraft.training.recipe import load_recipe
 from trainings import SPENT, compare, spend
 
-EPOCHS = 1  # of the search
 LAYERS = range(6)  # of pocket-bert
-METHODS = {f"layer {layer}": [f"method.1.layer={layer}"] for layer in LAYERS}
+
+
+def methods() -> dict[str, list[str]]:
+    """The prompt before each layer, wherever the recipe lists it."""
+    file = next((word for word in sys.argv[1:] if word.endswith(".yaml")), None)
+    if file is None:
+        return {}
+    recipe = load_recipe(Path(file), [word for word in sys.argv[1:] if "=" in word and not word.startswith("--")])
+    at = list(recipe.methods()).index("dvp")
+    return {f"layer {layer}": [f"method.{at}.layer={layer}"] for layer in LAYERS}
 
 
 def main() -> None:
-    arguments = compare("placement", METHODS, __doc__ or "")
+    arguments = compare("placement", methods(), __doc__ or "")
     path = result_file("placement", arguments.name)
     document = json.loads(path.read_text())
     document["searches"] = [search(arguments, seed) for seed in arguments.seeds]
@@ -38,7 +48,7 @@ def search(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """`crossgraft search`, unless it is done -> its curves and its cost."""
     out = arguments.work / f"search-{seed}"
     if not (out / "search.json").is_file():
-        changes = [*arguments.changes, f"search.epochs={EPOCHS}", f"training.seed={seed}", f"out={out}"]
+        changes = [*arguments.changes, f"training.seed={seed}", f"out={out}"]
         command = [sys.executable, "-m", "crossgraft.cli.main", "search", str(arguments.recipe), *changes]
         spend(out, [*command, "--device", arguments.device])
     found = json.loads((out / "search.json").read_text())

@@ -88,7 +88,7 @@ def test_several_gpus_in_one_process_are_not_shared_out(tmp_path: Path, monkeypa
 class Drawing:
     """A task that answers with a draw, weighted."""
 
-    prefix, question_length, visual = "vqa: ", None, "grid"
+    prefix, question_length, visual, cloze = "vqa: ", None, "grid", False
 
     def draw(self, example: Example, rng: Any) -> tuple[str, float]:
         return rng.choice(["red", "green star"]), 0.3

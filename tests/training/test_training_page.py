@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_run import COLOURS, recipe, save_language_model
 
 from crossgraft.training.recipe import Recipe, load_recipe
-from crossgraft.training.settings import Head, Search, Training, Visual
+from crossgraft.training.settings import Head, Knowledge, Search, Training, Visual
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "training.md"
@@ -48,7 +48,7 @@ def test_all_examples(
 
 def test_the_table_of_keys_is_whole(tmp_path: Path) -> None:
     table = "".join(line for line in PAGE.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("|"))
-    below = {"head.": Head, "search.": Search, "visual.": Visual, "training.": Training}
+    below = {"head.": Head, "knowledge.": Knowledge, "search.": Search, "visual.": Visual, "training.": Training}
     for prefix, cls in {"": Recipe, **below}.items():
         for name in cls.__dataclass_fields__:
             first = re.search(rf"`(?:{re.escape(prefix)})?{name}`", table)

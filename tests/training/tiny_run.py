@@ -69,20 +69,22 @@ SMALL: dict[str, Any] = {
 
 
 def save_language_model(folder: Path, family: str = "t5", seed: int = 0, **config: Any) -> Path:
-    """A random T5, BART, BERT or LLaMA with a word tokenizer, as Hugging Face folders are."""
+    """A random T5, BART, BERT, LLaMA, or masked language model, with a word tokenizer, as Hugging Face folders are."""
     tokenizer = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    ).save_pretrained(folder)
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    special |= {"mask_token": "<mask>"} if family == "masked" else {}
+    hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     torch.manual_seed(seed)
-    if family in ("bert", "llama"):
-        kind, config_class = (
-            (hf.BertModel, hf.BertConfig) if family == "bert" else (hf.LlamaForCausalLM, hf.LlamaConfig)
-        )
+    if family in ("bert", "masked", "llama"):
+        kind, config_class = {
+            "bert": (hf.BertModel, hf.BertConfig),
+            "masked": (hf.BertForMaskedLM, hf.BertConfig),
+            "llama": (hf.LlamaForCausalLM, hf.LlamaConfig),
+        }[family]
         ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-        if family == "bert":
+        if family != "llama":
             ids |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         kind(config_class(vocab_size=48, **SMALL | ids | config)).save_pretrained(folder)
     elif family == "t5":

@@ -142,11 +142,17 @@ def captured(model: nn.Module, stack: Stack, k: int) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def capture(model: nn.Module, stack: Stack, k: int, input_ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
-    """What the first k layers of a language model's stack make of a text (B, L), in evaluation."""
+def capture(
+    model: nn.Module, stack: Stack, k: int, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Tensor
+) -> Prefix:
+    """What the first k layers of a language model's stack make of a text (B, L), in evaluation.
+
+    Args:
+        more: what its embeddings read beside the ids, such as BERT's token_type_ids; no layer asks for it again.
+    """
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     entry = model.get_submodule(stack.entry)
-    states = states_entering(model, stack, k, lambda: entry(input_ids=input_ids, attention_mask=mask))
+    states = states_entering(model, stack, k, lambda: entry(input_ids=input_ids, attention_mask=mask, **more))
     return Prefix(k, states, mask, mask.shape[1])
 
 

@@ -74,6 +74,32 @@ def grid_width(name: str) -> int:
         ) from error
 
 
+def widths_of(name: str) -> dict[str, int]:
+    """What is known of an encoder's widths without its weights: of an image's "embedding" and "feature", and of a
+    "text" token.
+
+    Raises:
+        InputError: no such model, or its configuration says no such thing.
+    """
+    from transformers import AutoConfig
+
+    from crossgraft.encoders.pocket import TEXT_WIDTH, TOWERS
+    from crossgraft.pocket.sources import POCKET_MODELS
+
+    if name in POCKET_MODELS:
+        tower = TOWERS.get(POCKET_MODELS[name].wheels[0])
+        return {} if tower is None else {"feature": tower.feature_dim, "text": TEXT_WIDTH}
+    try:
+        config = AutoConfig.from_pretrained(name)
+        vision, text = config.vision_config.hidden_size, config.text_config.hidden_size
+        return {"embedding": getattr(config, "projection_dim", vision), "feature": vision, "text": text}
+    except Exception as error:  # as for `grid_width`
+        raise InputError(
+            f"encoder {name!r}: its configuration, which says how wide its features are, cannot be had "
+            f"({first_line(error)}); or set knowledge.visual_width and knowledge.text_width"
+        ) from error
+
+
 def device_of(name: str) -> torch.device:
     """The device that a name means; "auto": CUDA, then Apple's MPS, then the CPU.
 

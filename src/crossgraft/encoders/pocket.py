@@ -21,6 +21,7 @@ from crossgraft.errors import InputError
 from crossgraft.files import read_json
 from crossgraft.pocket.sources import DUAL_ENCODER, DUAL_ENCODERS, MANIFEST, POCKET_MODELS
 
+TEXT_WIDTH = 384  # of MiniLM's states
 TEXT_LIMIT = 256  # tokens; what MiniLM was trained with
 DRAWN_BATCH = 8  # texts that the image tower reads at a time
 
@@ -151,7 +152,7 @@ class PocketEncoder(Encoder):
         self.name, self.device, self.dtype, self.preprocess = name, device, dtype, preprocess
         self.embedding_dim = alignment.dim
         self.feature_dim, self.grid_shape = tower.feature_dim, tower.grid_shape
-        self.text_width = text.model.config.hidden_size
+        self.text_width = TEXT_WIDTH
         weights = nn.ModuleDict({"vision": tower, "text": text, "alignment": alignment}).state_dict()
         self.n_parameters = sum(tensor.numel() for tensor in weights.values())
         configured = [module for module in (*tower.children(), text.model) if hasattr(module, "config")]

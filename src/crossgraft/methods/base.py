@@ -31,12 +31,19 @@ class Method(ABC):
         paper: its source.
         tunes: roles or patterns of the backbone's parameters that it trains by its nature.
         in_place: those are trained themselves, not copies of them.
+
+    Attributes:
+        memories: what it looks at that is found for a text (`training.knowledge`), by name.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     tunes: ClassVar[tuple[str, ...]] = ()
     in_place: ClassVar[bool] = False
+
+    @property
+    def memories(self) -> tuple[str, ...]:
+        return ()
 
     @abstractmethod
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:

@@ -65,6 +65,10 @@ class XAdapter(Method):
         check_choice(Activation, activation=self.activation)
         check_choice(Fusion, fusion=self.fusion)
 
+    @property
+    def memories(self) -> tuple[str, ...]:
+        return tuple(MEMORY[name] for name in self.experts)
+
     def graft(self, model: AdaptedModel, tasks: tuple[str, ...]) -> Graft:
         outputs = {name: site for name, site in model.sites.items() if site.part == "output"}
         sites = outputs if self.sites is None else select_sites(model.sites, self.sites)

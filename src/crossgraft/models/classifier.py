@@ -112,7 +112,7 @@ class VisionClassifier(PreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """input_ids, attention_mask (B, L) -> logits (B, classes). `prefix`, instead of the ids, starts from the states
-        that an earlier pass left (`capture`)."""
+        that an earlier pass left (`capture`). `kwargs`: the language model's, such as BERT's token_type_ids."""
         if prefix is not None:
             with resumed(self, self.encoder_stack, prefix.layers, prefix.states):
                 # Layers that are passed over only ask for something of that shape.
@@ -139,9 +139,10 @@ class VisionClassifier(PreTrainedModel):
         last = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
         return states[torch.arange(len(mask), device=mask.device), last]
 
-    def capture(self, layers: int, input_ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
-        """The states after the first `layers` layers of the encoder (of a causal model's decoder), without dropout."""
-        return capture(self, self.encoder_stack, layers, input_ids, attention_mask)
+    def capture(self, layers: int, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Tensor) -> Prefix:
+        """The states after the first `layers` layers of the encoder (of a causal model's decoder), without dropout.
+        `more`: what `forward` takes of a text beside these two, such as BERT's token_type_ids."""
+        return capture(self, self.encoder_stack, layers, input_ids, attention_mask, **more)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

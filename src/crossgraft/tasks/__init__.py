@@ -4,6 +4,7 @@ from crossgraft.tasks import (  # noqa: F401  (each registers its tasks)
     cloze,
     coco_captions,
     easy_vqa,
+    glue,
     gqa,
     nlvr1,
     nlvr2,

@@ -34,6 +34,7 @@ class Example:
             nothing.
         choices: the answers that this example offers, of which targets are some; empty: those of the task, see
             `Decoding.choices`.
+        second: the other text of a pair, of which `text` is the first; empty: there is no pair.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Example:
     rows: tuple[int, ...] = ()
     about: dict[str, Any] | None = None
     choices: tuple[str, ...] = ()
+    second: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Task(ABC):
     def decoding(self) -> Decoding:
         """How answers are made; greedy and open unless a task says otherwise."""
         return Decoding()
+
+    @property
+    def regression(self) -> bool:
+        """Whether answers are numbers, of which one may be nearer to the truth than another."""
+        return False
 
     @abstractmethod
     def load(self, split: str) -> list[Example]:

@@ -21,6 +21,7 @@ from crossgraft.tasks import Example, Task
 from crossgraft.training.batches import Collator, Row
 from crossgraft.training.build import load_tokenizer
 from crossgraft.training.forms import Form
+from crossgraft.training.knowledge import KnowledgeSource
 from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.run import check_encoder, read_form, read_run, trained_model
@@ -64,6 +65,9 @@ class Answerer:
         check_encoder(folder, encoder.fingerprint)
         standard = read_standard(folder, width) if recipe.visual.standardise else None
         form = read_form(recipe, tasks, folder)
+        knowledge = KnowledgeSource.open(recipe, device=str(where))
+        if knowledge is not None:
+            knowledge.restore(folder)
         model = trained_model(recipe, form, folder, width, where)
         training = recipe.training
         collator = Collator(
@@ -76,6 +80,7 @@ class Answerer:
             training.answer_length,
             training.seed,
             training=False,
+            knowledge=knowledge,
         )
         return cls(recipe, tasks, model, encoder, form, collator)
 

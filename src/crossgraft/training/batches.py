@@ -14,7 +14,10 @@ from torch.utils.data import Dataset, Sampler
 
 from crossgraft.errors import InputError
 from crossgraft.tasks import Example, Task
+from crossgraft.tasks.cloze import without_masks
 from crossgraft.training.forms import Form, Lesson
+from crossgraft.training.forms.base import in_batch
+from crossgraft.training.knowledge import KnowledgeSource
 from crossgraft.training.visual import VisualSource, pad
 
 
@@ -106,8 +109,9 @@ class TaskBatches(Sampler[list[Row]]):
 class Collator:
     """Rows of one task -> tensors for a model.
 
-    A batch holds: rows; task; examples; input_ids, attention_mask (B, L); visual (B, I, T, g), visual_mask (B, I, T),
-    unless none has images; and for training what the form makes of the answers that are drawn (labels and weights).
+    A batch holds: rows; task; examples; input_ids, attention_mask (B, L), of pairs perhaps token_type_ids; visual
+    (B, I, T, g), visual_mask (B, I, T), unless none has images; memories that are found for the texts; and for training
+    what the form makes of the answers that are drawn (labels and weights).
     """
 
     tasks: Mapping[str, Task]
@@ -119,19 +123,26 @@ class Collator:
     answer_length: int
     seed: int
     training: bool = True
+    knowledge: KnowledgeSource | None = None
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         (name,) = {row.task for row in rows}
         task = self.tasks[name]
         examples = [self.examples[name][row.place] for row in rows]
         texts = [task.prefix + example.text for example in examples]
-        inputs = self.form.texts(self.tokenizer, texts, task.question_length or self.text_length)
+        seconds = [example.second for example in examples]
+        inputs = self.form.texts(self.tokenizer, texts, task.question_length or self.text_length, seconds)
         batch: dict[str, Any] = {"rows": list(rows), "task": name, "examples": examples, **inputs}
         if any(example.images for example in examples):
             batch["visual"], batch["visual_mask"] = pad([self._features(example, task) for example in examples])
+        told = [f"{example.text} {example.second}" for example in examples]
         if self.training:
             drawn = [task.draw(example, self._rng(row)) for example, row in zip(examples, rows, strict=True)]
             batch |= self.form.targets(self.tokenizer, inputs, Lesson(name, examples, drawn, self.answer_length))
+            if task.cloze:  # what is shown beside a text must not know the words that are hidden in it
+                told = [masked for masked, _ in drawn]
+        if self.knowledge is not None:
+            batch |= in_batch(self.knowledge.of([without_masks(text) for text in told]))
         return batch
 
     def _features(self, example: Example, task: Task) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,26 +14,29 @@ from crossgraft.methods.attach import attach, parameter_counts
 from crossgraft.methods.base import Method
 from crossgraft.pocket.resolve import model_folder
 from crossgraft.training.forms import Form, form_of
+from crossgraft.training.knowledge import check_knowledge, known_widths, looked_at
 from crossgraft.training.recipe import Recipe
-from crossgraft.training.visual import known_width
+from crossgraft.training.visual import known_width, looks_at_images
 
 
-def put_methods(model: AdaptedModel, recipe: Recipe, form: Form, feature_width: int) -> None:
-    """The recipe's methods into a model, all active together; the first one also holds `also_train`."""
+def put_methods(model: AdaptedModel, recipe: Recipe, form: Form, widths: Mapping[str, int]) -> None:
+    """The recipe's methods into a model, all active together; the first one also holds `also_train`.
+
+    Args:
+        widths: of what methods are fed: option -> width (`Data.widths`).
+    """
     names = []
     trained = form.also_train if recipe.also_train is None else recipe.also_train
     for number, (name, method) in enumerate(recipe.methods().items()):
         also = () if number or "all" in method.tunes else trained
-        attach(model, name, fed(method, feature_width), tasks=tuple(recipe.tasks), also_train=also)
+        attach(model, name, fed(method, widths), tasks=tuple(recipe.tasks), also_train=also)
         names.append(name)
     model.set_active(*names)
 
 
-def fed(method: Method, feature_width: int) -> Method:
-    """A method that looks at images, told how wide their features are."""
-    if getattr(method, "feature_width", 0) is None:
-        return replace(method, feature_width=feature_width)  # type: ignore[call-arg]
-    return method
+def fed(method: Method, widths: Mapping[str, int]) -> Method:
+    """A method told how wide what it looks at is, where its options do not say it."""
+    return replace(method, **{name: width for name, width in widths.items() if getattr(method, name, 0) is None})
 
 
 def count_parameters(recipe: Recipe) -> dict[str, Any]:
@@ -42,7 +46,9 @@ def count_parameters(recipe: Recipe) -> dict[str, Any]:
         InputError: the backbone's configuration or the features' width cannot be known, or a method does not fit.
         CrossgraftError: a package that a method needs is not installed.
     """
-    return parameter_counts(_laid_out(recipe, known_width(recipe.visual)))
+    width = known_width(recipe.visual, needed=recipe.model == "seq2seq" or looks_at_images(recipe))
+    memories = known_widths(recipe.knowledge, looked_at(recipe))
+    return parameter_counts(_laid_out(recipe, {"feature_width": width, **memories}))
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -52,15 +58,16 @@ def check_methods(recipe: Recipe) -> None:
         InputError: the backbone's configuration cannot be had, or a method does not fit.
         CrossgraftError: a package that a method needs is not installed.
     """
-    _laid_out(recipe, recipe.visual.feature_width or 1)
+    check_knowledge(recipe)
+    _laid_out(recipe, {"feature_width": recipe.visual.feature_width or 1, "visual_width": 1, "text_width": 1})
 
 
-def _laid_out(recipe: Recipe, feature_width: int) -> AdaptedModel:
+def _laid_out(recipe: Recipe, widths: Mapping[str, int]) -> AdaptedModel:
     """The recipe's model on PyTorch's meta device: modules and shapes, no numbers."""
     form = form_of(recipe, recipe.make_tasks())
     with torch.device("meta"):
-        model = AdaptedModel(form.laid_out(feature_width))
-        put_methods(model, recipe, form, feature_width)
+        model = AdaptedModel(form.laid_out(widths["feature_width"]))
+        put_methods(model, recipe, form, widths)
     return model
 
 

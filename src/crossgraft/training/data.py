@@ -9,19 +9,26 @@ from dataclasses import dataclass
 
 from crossgraft.errors import InputError
 from crossgraft.tasks import Example, NoSuchSplit, Task
+from crossgraft.training.knowledge import KnowledgeSource
 from crossgraft.training.recipe import Recipe
-from crossgraft.training.visual import VisualSource
+from crossgraft.training.visual import VisualSource, looks_at_images
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Data:
-    """Examples by split and task, without those whose images cannot be used, and where their features come from."""
+    """Examples by split and task, without those whose images cannot be used, where their features come from, and what
+    texts are shown beside themselves."""
 
     examples: dict[str, dict[str, list[Example]]]
     source: VisualSource
     skipped: list[str]
+    knowledge: KnowledgeSource | None = None
+
+    def widths(self) -> dict[str, int]:
+        """Option of a method -> width of what it is fed."""
+        return {"feature_width": self.source.feature_width} | (self.knowledge.widths if self.knowledge else {})
 
     def pictured(self) -> frozenset[str]:
         """The tasks of which any example, of any split, has an image."""
@@ -42,6 +49,7 @@ class Data:
                     images = [self.source.identity(path) for path in example.images]
                     values = [example.id, example.text, example.targets, example.reference, images, example.rows]
                     values += [example.choices] if example.choices else []
+                    values += [example.second] if example.second else []
                     digest.update(json.dumps(values, default=repr).encode())
                 found[f"{task}/{split}"] = digest.hexdigest()
         return found
@@ -69,7 +77,8 @@ def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], 
                     raise
     everything = [example for parts in examples.values() for part in parts.values() for example in part]
     kinds = {task.visual for task in tasks.values()}
-    source = VisualSource.open(recipe.visual, everything, kinds, device=device)
+    looked_at = looks_at_images(recipe)
+    source = VisualSource.open(recipe.visual, everything, kinds, device=device, looked_at=looked_at)
     skipped = []
     for split, parts in examples.items():
         for name, part in parts.items():
@@ -80,7 +89,7 @@ def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], 
                 raise InputError(f"{name}: none of the {len(part)} examples of {split} can be used ({skipped[-1]})")
     if skipped:
         say(f"{len(skipped)} examples are left out, their images cannot be used; the first: {skipped[0]}")
-    return Data(examples, source, skipped)
+    return Data(examples, source, skipped, KnowledgeSource.open(recipe, device=device))
 
 
 def load_training_data(recipe: Recipe, tasks: Mapping[str, Task], device: str, say: Say) -> Data:

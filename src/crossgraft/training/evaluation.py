@@ -52,6 +52,7 @@ class Examiner:
             training.answer_length,
             training.seed,
             training=split == "train",
+            knowledge=self.data.knowledge,
         )
 
     def score(

@@ -179,6 +179,11 @@ def search(recipe: Recipe, *, resume: bool = False, device: str = "auto", say: S
     if not recipe.tasks:
         raise InputError(f"{recipe.name}: tasks: none is named, so there is nothing to search on")
     tasks = recipe.make_tasks()
+    if hidden := [name for name, task in tasks.items() if task.cloze]:
+        raise InputError(
+            f"{recipe.name}: tasks.{hidden[0]}: training examples of masked words ask nothing that placements could be "
+            "compared by; search on a task with questions"
+        )
     check_environment()
     quiet_transformers()
     where, folder = device_of(device), recipe.out_folder
@@ -198,16 +203,18 @@ def _search(recipe: Recipe, data: Data, folder: Path, device: torch.device, say:
     examples = data.examples["train"]
     form = form_of(recipe, tasks)
     form.learn_answers(examples)
+    if data.knowledge is not None:
+        data.knowledge.learn([example.text for part in data.examples["train"].values() for example in part])
     if recipe.visual.standardise:
         data.source.standard = measure(tasks, examples, data.source)
     model = build_backbone(recipe, form, data.source.feature_width, device)
-    names, shared = attach_all(model, recipe, form, data.source.feature_width)
+    names, shared = attach_all(model, recipe, form, data.widths())
     run_folder.begin(folder, recipe, data.fingerprints(), form.state())
 
     learned, held = hold_out(examples, recipe.search.holdout, training.seed)
     tokenizer = load_tokenizer(recipe.backbone, form)
     lengths = (training.text_length, training.answer_length, training.seed)
-    collator = Collator(tasks, examples, tokenizer, data.source, form, *lengths)
+    collator = Collator(tasks, examples, tokenizer, data.source, form, *lengths, knowledge=data.knowledge)
     sizes = {name: len(places) for name, places in learned.items()}
     batches = TaskBatches(sizes, training.batch_size, training.seed, training.sampling, training.temperature)
     steps = math.ceil(len(batches) * recipe.search.epochs)

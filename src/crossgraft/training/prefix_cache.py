@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from crossgraft.adapt.prefix import Prefix
+from crossgraft.training.forms.base import MEMORIES, TEXT, TYPES, VISUAL
 
 RESERVE = 4 * 2**30  # bytes of the disk that are left free; samples that come then are computed each time
 
@@ -121,6 +122,5 @@ def _padded(layers: int, rows: list[tuple[Tensor, int]], device: torch.device, d
 
 
 def inputs_of(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """Of a batch, what `VisionSeq2Seq.embed` takes."""
-    names = ("input_ids", "attention_mask", "visual", "visual_mask")
-    return {name: batch[name] for name in names if name in batch}
+    """Of a batch, what a model reads and looks at."""
+    return {name: batch[name] for name in (*TEXT, TYPES, *VISUAL, *MEMORIES) if name in batch}

@@ -83,11 +83,13 @@ def _train(
     fingerprints = data.fingerprints()
     form = form_of(recipe, tasks)
     form.learn_answers(data.examples["train"])
+    if data.knowledge is not None:
+        data.knowledge.learn([example.text for part in data.examples["train"].values() for example in part])
     if recipe.visual.standardise:
         data.source.standard = measure(tasks, data.examples["train"], data.source)
     tokenizer = load_tokenizer(recipe.backbone, form)
     model = build_backbone(recipe, form, data.source.feature_width, device)
-    put_methods(model, recipe, form, data.source.feature_width)
+    put_methods(model, recipe, form, data.widths())
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     counts = parameter_counts(model)
@@ -103,6 +105,8 @@ def _train(
         run_folder.begin(folder, recipe, fingerprints, form.state())
         if data.source.standard is not None:
             data.source.standard.save(folder)
+        if data.knowledge is not None:
+            data.knowledge.save(folder)
     processes.wait()
     say(f"training {counts['trainable']:,} of {counts['total']:,} parameters ({counts['percent']:.3f} %)")
     cache = PrefixCache(folder) if training.cache_frozen else None
@@ -185,6 +189,7 @@ def _document(
         "seeds": [recipe.training.seed],
         "settings": run_folder.plain(recipe),
         "encoder": {"name": recipe.visual.encoder, "fingerprint": data.source.fingerprint},
+        "knowledge": None if data.knowledge is None else data.knowledge.provenance(),
         "data": {
             f"{name}/{split}": {"examples": len(part), "fingerprint": fingerprints[f"{name}/{split}"]}
             for split, parts in data.examples.items()
@@ -235,6 +240,8 @@ def evaluate(
     check_encoder(folder, data.source.fingerprint)
     if recipe.visual.standardise:
         data.source.standard = read_standard(folder, data.source.feature_width)
+    if data.knowledge is not None:
+        data.knowledge.restore(folder)
     form = read_form(recipe, tasks, folder)
     model = trained_model(recipe, form, folder, data.source.feature_width, where)
     out = folder / run_folder.ANSWERS

@@ -3,6 +3,9 @@
 recipe.json            what was run; written when training begins
 data.json              fingerprints of what it is trained and scored on
 visual.safetensors     mean and standard deviation of each channel of the visual features
+knowledge.json         which dual encoder and which bank of images texts were shown
+knowledge.safetensors  mean and standard deviation of each channel of the bank's features
+texts.safetensors      mean embedding of training texts, as the dual encoder has them
 classes.json           of a classifier: task -> the answers it tells apart, in the order of its head
 checkpoints/           to resume from; removed when all is done
 best/                  the adapters with the best mean validation score so far; removed likewise

@@ -47,10 +47,10 @@ def candidates(recipe: Recipe, model: AdaptedModel) -> dict[str, Method]:
 
 
 def attach_all(
-    model: AdaptedModel, recipe: Recipe, form: Form, feature_width: int
+    model: AdaptedModel, recipe: Recipe, form: Form, widths: Mapping[str, int]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All placements and what they share, into a model -> the names of both."""
-    methods = {name: fed(method, feature_width) for name, method in recipe.methods().items()}
+    methods = {name: fed(method, widths) for name, method in recipe.methods().items()}
     common: dict[str, Method] = {name: method for name, method in methods.items() if name != recipe.search.method}
     if any(method.in_place for method in common.values()):
         raise InputError("a search needs a frozen backbone; search with adapters, and train everything afterwards")

@@ -42,9 +42,10 @@ class Knowledge:
 
     `encoder`: the dual encoder. `images`: folders or files of the bank's images. `count`: k, found for a text.
     `features`: what of an image is shown, its "embedding" or its pooled "feature". `choice`: the images nearest to the
-    text, or "random" ones, as a control. `standardise`: each channel, over the bank. `dtype`: of the encoder. `store`:
-    of the bank's features. `visual_width`, `text_width`: of what is shown, for `crossgraft params`; known by itself for
-    pocket encoders.
+    text, or "random" ones, as a control. `centre`: images are taken among images and texts among training texts before
+    they are compared; without it a few images are the nearest to every text. `standardise`: each channel, over the
+    bank. `dtype`: of the encoder. `store`: of the bank's features. `visual_width`, `text_width`: of what is shown, for
+    `crossgraft params`; known by itself for pocket encoders.
     """
 
     encoder: str | None = None
@@ -52,6 +53,7 @@ class Knowledge:
     count: int = 4
     features: Literal["embedding", "feature"] = "feature"
     choice: Literal["nearest", "random"] = "nearest"
+    centre: bool = True
     standardise: bool = True
     dtype: str = "float32"
     store: Path | None = None

@@ -36,21 +36,28 @@ class Standard(NamedTuple):
         """features (..., g), standardised."""
         return (features - self.mean) / self.std
 
-    def save(self, folder: Path) -> None:
+    @classmethod
+    def of(cls, mean: Tensor, std: Tensor) -> Standard:
+        """From what was measured (g,). A channel that never changes tells nothing, and must not be blown up where it
+        does change one day."""
+        least = max(float(std.median()) / 100, 1e-6)
+        return cls(mean.float(), std.clamp(min=least).float())
+
+    def save(self, folder: Path, name: str = FILE) -> None:
         """Write them into a run's folder."""
-        save_file({"mean": self.mean.contiguous(), "std": self.std.contiguous()}, folder / FILE)
+        save_file({"mean": self.mean.contiguous(), "std": self.std.contiguous()}, folder / name)
 
 
-def read_standard(folder: Path, width: int) -> Standard:
+def read_standard(folder: Path, width: int, name: str = FILE) -> Standard:
     """What `Standard.save` wrote.
 
     Raises:
         InputError: the file is missing or damaged, or of features of another width.
     """
-    tensors = read_tensors(folder / FILE)
+    tensors = read_tensors(folder / name)
     if tensors.keys() != {"mean", "std"} or any(value.shape != (width,) for value in tensors.values()):
         raise InputError(
-            f"{folder / FILE}: expected mean and std of {width} channels; train again, elsewhere (out=...)"
+            f"{folder / name}: expected mean and std of {width} channels; train again, elsewhere (out=...)"
         )
     return Standard(tensors["mean"], tensors["std"])
 
@@ -70,6 +77,4 @@ def measure(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Example]]
         count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
     mean = total / max(count, 1)
     std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
-    # A channel that never changes tells nothing, and must not be blown up where it does change one day.
-    least = max(float(std.median()) / 100, 1e-6)
-    return Standard(mean.float(), std.clamp(min=least).float())
+    return Standard.of(mean, std)

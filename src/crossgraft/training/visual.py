@@ -19,6 +19,7 @@ from crossgraft.files import sha256_file
 from crossgraft.tasks import Example
 from crossgraft.tasks.images import ARRAYS
 from crossgraft.tasks.video import count_rows, read_features
+from crossgraft.training.recipe import Recipe
 from crossgraft.training.settings import Visual
 from crossgraft.training.standard import Standard
 
@@ -49,12 +50,20 @@ class VisualSource:
 
     @classmethod
     def open(
-        cls, visual: Visual, examples: Iterable[Example], kinds: set[str], *, device: str = "auto"
+        cls,
+        visual: Visual,
+        examples: Iterable[Example],
+        kinds: set[str],
+        *,
+        device: str = "auto",
+        looked_at: bool = True,
     ) -> VisualSource:
         """Make ready what the examples need: image files are encoded, once, into a store.
 
         Args:
             kinds: what tasks ask for, "grid" or "frames" or both.
+            looked_at: whether any method looks at images; if none does and no example has one, nothing about them need
+                be known.
 
         Raises:
             InputError: there are image files and no encoder; arrays are of another width.
@@ -65,7 +74,8 @@ class VisualSource:
         widths, skipped = _array_widths([path for path in paths if path.suffix in ARRAYS], side)
         if not images:
             width, where = next(((found, str(path)) for path, found in widths.items()), (None, "the encoder"))
-            source = cls(_agreed(visual, width or known_width(visual), where), visual.side, skipped=skipped)
+            width = width or known_width(visual, needed=looked_at or bool(paths))
+            source = cls(_agreed(visual, width, where), visual.side, skipped=skipped)
             source._check(widths)
             return source
         if visual.encoder is None:
@@ -156,8 +166,16 @@ def _array_widths(paths: Sequence[Path], side: int | None) -> tuple[dict[Path, i
     return widths, skipped
 
 
-def known_width(visual: Visual) -> int:
+def looks_at_images(recipe: Recipe) -> bool:
+    """Whether any of a recipe's methods does, and has to be told how wide their features are."""
+    return any(getattr(method, "feature_width", 0) is None for method in recipe.methods().values())
+
+
+def known_width(visual: Visual, *, needed: bool = True) -> int:
     """The width of an encoder's grid, from what is known without its weights.
+
+    Args:
+        needed: if not, and nothing is said of images, it is 1.
 
     Raises:
         InputError: it is not known.
@@ -169,6 +187,8 @@ def known_width(visual: Visual) -> int:
         return visual.feature_width
     if visual.encoder in POCKET_MODELS and POCKET_MODELS[visual.encoder].wheels[0] in TOWERS:
         return TOWERS[POCKET_MODELS[visual.encoder].wheels[0]].grid_shape[1]
+    if visual.encoder is None and not needed:
+        return 1
     if visual.encoder is None:
         raise InputError("visual.feature_width is needed: no visual.encoder is named that would say it")
     return grid_width(visual.encoder)

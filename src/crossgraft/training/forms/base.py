@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from crossgraft.adapt import AdaptedModel, Memory
 from crossgraft.adapt.prefix import Prefix
 from crossgraft.adapt.sites import Stack
+from crossgraft.methods.xadapter import READ, RETRIEVED
 from crossgraft.tasks import Example, Task
 
 if TYPE_CHECKING:
@@ -31,8 +32,14 @@ class Lesson(NamedTuple):
     length: int
 
 
+BETWEEN = "\nsentence2: "  # T5 was trained on pairs with this word between them
+
 TEXT = ("input_ids", "attention_mask")
+TYPES = "token_type_ids"  # which of two texts a token is of
 VISUAL = ("visual", "visual_mask")
+_MEMORY = {name: (f"memory_{name}", f"memory_{name}_mask") for name in (RETRIEVED, READ)}
+MEMORIES = tuple(key for keys in _MEMORY.values() for key in keys)
+"""Keys of a batch: text; images (B, I, T, g) and their mask (B, I, T); memories (B, T, g) and their masks (B, T)."""
 
 
 class Form(ABC):
@@ -43,12 +50,14 @@ class Form(ABC):
         padding: the side of texts that is padded.
         cached: the splits of which what frozen layers give is kept; test is read once.
         learns: whether it is made for the answers of the training examples (`learn_answers`).
+        types: whether its models may be told which of two texts a token is of.
     """
 
     also_train: ClassVar[tuple[str, ...]] = ()
     padding: ClassVar[str] = "right"
     cached: ClassVar[tuple[str, ...]] = ("train", "val")
     learns: ClassVar[bool] = False
+    types: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, tasks: Mapping[str, Task]) -> None:
         self.recipe, self.tasks = recipe, tasks
@@ -71,10 +80,25 @@ class Form(ABC):
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
         """The backbone with its weights, from a folder or a Hugging Face name."""
 
-    def texts(self, tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, Tensor]:
-        """-> input_ids, attention_mask (B, L), of at most so many tokens."""
-        tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
-        return {name: tokens[name] for name in TEXT}
+    def texts(
+        self, tokenizer: Any, texts: Sequence[str], length: int, seconds: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """-> input_ids, attention_mask (B, L), of at most so many tokens; of pairs also token_type_ids, if the form has
+        `types` and the tokenizer makes them.
+
+        Args:
+            seconds: of each text, the other one of a pair, or "". The tokenizer puts them together (BERT: [SEP],
+                RoBERTa: </s></s>) and cuts the longer one; where it has no separator (T5, LLaMA), `BETWEEN` does, and
+                the end is cut.
+        """
+        given: list[Any] = list(texts)
+        if any(seconds):
+            own = tokenizer.sep_token is not None
+            pairs = zip(texts, seconds, strict=True)
+            given = [((one, two) if own else one + BETWEEN + two) if two else one for one, two in pairs]
+        tokens = tokenizer(given, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        names = (*TEXT, TYPES) if self.types and any(seconds) else TEXT
+        return {name: tokens[name] for name in names if name in tokens}
 
     @abstractmethod
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
@@ -110,8 +134,8 @@ class Form(ABC):
 
     def prefix_inputs(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the frozen layers read, and what the model is given beside what they made of it."""
-        text = {name: inputs[name] for name in TEXT}
-        return text, {name: value for name, value in inputs.items() if name not in TEXT}
+        below = {name: value for name, value in inputs.items() if name in (*TEXT, TYPES)}
+        return below, {name: value for name, value in inputs.items() if name not in below}
 
 
 @contextmanager
@@ -122,5 +146,25 @@ def looking(
     `question` as in `AdaptedModel.set_memory`."""
     visual, mask = given.get("visual"), given.get("visual_mask")
     memory = None if visual is None else Memory(visual.flatten(1, 2), None if mask is None else mask.flatten(1))
-    with adapted.remembering(question=question, visual=memory):
-        yield {name: value for name, value in given.items() if name not in VISUAL}
+    with knowing(adapted, given, question, visual=memory) as left:
+        yield {name: value for name, value in left.items() if name not in VISUAL}
+
+
+@contextmanager
+def knowing(
+    adapted: AdaptedModel, given: Mapping[str, Any], question: Tensor | None = None, **memories: Memory | None
+) -> Iterator[dict[str, Any]]:
+    """Inside the `with`, adapters look at the memories in a batch, and at these; -> what is left to read."""
+    found = {name: Memory(given[key], given[mask]) for name, (key, mask) in _MEMORY.items() if key in given}
+    with adapted.remembering(question=question, **found, **memories):
+        yield {name: value for name, value in given.items() if name not in MEMORIES}
+
+
+def in_batch(memories: Mapping[str, Memory]) -> dict[str, Tensor]:
+    """Memories as a batch holds them, for `knowing`."""
+    batch: dict[str, Tensor] = {}
+    for name, memory in memories.items():
+        tokens, mask = _MEMORY[name]
+        assert memory.mask is not None
+        batch |= {tokens: memory.tokens, mask: memory.mask}
+    return batch

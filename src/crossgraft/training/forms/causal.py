@@ -41,9 +41,11 @@ class CausalForm(Form):
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
         return pretrained(folder, CAUSAL, AutoModelForCausalLM, dtype=torch.float32).eval()  # type: ignore[no-any-return]
 
-    def texts(self, tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, Tensor]:
+    def texts(
+        self, tokenizer: Any, texts: Sequence[str], length: int, seconds: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
         """What is hidden is what comes next: all behind it is left out."""
-        return super().texts(tokenizer, [text.split(MASK)[0].rstrip() for text in texts], length)
+        return super().texts(tokenizer, [text.split(MASK)[0].rstrip() for text in texts], length, seconds)
 
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
         if lesson.task in self.tasks and self.tasks[lesson.task].cloze:

@@ -23,16 +23,19 @@ from crossgraft.training.forms.base import Form, Lesson, looking
 from crossgraft.training.recipe import placed
 from crossgraft.training.settings import Head
 
+NUMBER = ("score",)
+"""In place of the answers of a task whose answers are numbers: its part of the head is one output, that number."""
+
 
 class ClassifierForm(Form):
     """See the module. Each task has classes of its own, side by side in one head.
 
     Attributes:
-        classes: task -> its answers.
+        classes: task -> its answers; `NUMBER` where they are numbers.
     """
 
     also_train = ("head.*",)
-    learns = True
+    learns = types = True
 
     def __init__(self, recipe: Any, tasks: Mapping[str, Task]) -> None:
         super().__init__(recipe, tasks)
@@ -46,7 +49,7 @@ class ClassifierForm(Form):
         """
         self.classes = {name: answers_of(self.tasks[name], part, self._head()) for name, part in examples.items()}
         for name, found in self.classes.items():
-            if len(found) < 2:
+            if len(found) < 2 and not self.tasks[name].regression:
                 raise InputError(f"{name}: {len(found)} answers to choose among; lower head.minimum, or give more data")
         count = self.recipe.head.count
         if count is not None and count != self._count():
@@ -61,7 +64,7 @@ class ClassifierForm(Form):
         self.classes = {name: tuple(answers) for name, answers in state.items()}
 
     def laid_out(self, feature_width: int) -> nn.Module:
-        count = self._count() or self.recipe.head.count or 2
+        count = self._count() or self.recipe.head.count or self._stated() or 2
         return VisionClassifier(VisionClassifierConfig(language_config(self.recipe.backbone), count))
 
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
@@ -72,6 +75,8 @@ class ClassifierForm(Form):
         )
 
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
+        if self.tasks[lesson.task].regression:
+            return {"labels": torch.tensor([float(answer) for answer, _ in lesson.drawn])}
         place = {answer: row for row, answer in enumerate(self.classes[lesson.task])}
         if not self._soft(lesson.task):
             return {"labels": torch.tensor([place.get(answer, IGNORED) for answer, _ in lesson.drawn])}
@@ -89,7 +94,9 @@ class ClassifierForm(Form):
             outputs = model(**text)
         logits = self._own(outputs.logits, batch["task"]).float()
         labels = batch["labels"]
-        if labels.ndim == 2:  # summed over classes, mean over samples
+        if self.tasks[batch["task"]].regression:
+            loss = functional.mse_loss(logits[:, 0], labels)
+        elif labels.ndim == 2:  # summed over classes, mean over samples
             loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(labels)
         else:
             loss = functional.cross_entropy(logits, labels, reduction="sum") / len(labels)
@@ -101,6 +108,8 @@ class ClassifierForm(Form):
     ) -> list[str]:
         with looking(adapted, given) as text:
             logits = self._own(adapted(**text).logits, task).float()
+        if self.tasks[task].regression:
+            return [f"{value:.3f}" for value in logits[:, 0].tolist()]
         own = self.classes[task]
         for row, example in enumerate(examples):
             if example.choices:
@@ -115,6 +124,11 @@ class ClassifierForm(Form):
     def _count(self) -> int:
         return sum(map(len, self.classes.values()))
 
+    def _stated(self) -> int:
+        """How many answers there are, if all tasks say so without their data; else 0."""
+        stated = [NUMBER if task.regression else task.decoding.choices or () for task in self.tasks.values()]
+        return sum(map(len, stated)) if all(stated) else 0
+
     def _soft(self, task: str) -> bool:
         """VQA's answers are right to a degree; of all else one is."""
         return self.tasks[task].weighted
@@ -127,11 +141,14 @@ class ClassifierForm(Form):
 
 
 def answers_of(task: Task, examples: Sequence[Example], head: Head) -> tuple[str, ...]:
-    """The answers a task's head tells apart: its choices, those of a file, or those of the training examples.
+    """The answers a task's head tells apart: its choices, those of a file, or those of the training examples; `NUMBER`
+    of a task whose answers are numbers.
 
     Raises:
         InputError: the file is no list of answers.
     """
+    if task.regression:
+        return NUMBER
     if task.decoding.choices is not None:
         return task.decoding.choices
     if head.file is not None:

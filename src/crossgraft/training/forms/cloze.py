@@ -35,8 +35,11 @@ class MaskedForm(Form):
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
         return pretrained(folder, FAMILIES, AutoModelForMaskedLM, dtype=torch.float32).eval()  # type: ignore[no-any-return]
 
-    def texts(self, tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, Tensor]:
-        return super().texts(tokenizer, [text.replace(MASK, tokenizer.mask_token) for text in texts], length)
+    def texts(
+        self, tokenizer: Any, texts: Sequence[str], length: int, seconds: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        hidden = [text.replace(MASK, tokenizer.mask_token) for text in texts]
+        return super().texts(tokenizer, hidden, length, seconds)
 
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
         tokens, words = masked_words(tokenizer, lesson)

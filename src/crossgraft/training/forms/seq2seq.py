@@ -15,7 +15,7 @@ from crossgraft.models.architecture import language_config
 from crossgraft.models.seq2seq import VisionSeq2Seq, VisionSeq2SeqConfig
 from crossgraft.tasks import Example
 from crossgraft.training.answering import answer
-from crossgraft.training.forms.base import Form, Lesson
+from crossgraft.training.forms.base import MEMORIES, Form, Lesson, knowing
 
 
 class Seq2SeqForm(Form):
@@ -52,19 +52,23 @@ class Seq2SeqForm(Form):
     def loss(
         self, model: nn.Module, adapted: AdaptedModel, given: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[Tensor, Any]:
-        outputs = model(**given, labels=batch["labels"])
+        with knowing(adapted, given) as read:
+            outputs = model(**read, labels=batch["labels"])
         return weighted_loss(outputs.logits, batch["labels"], batch["weights"]), outputs
 
     def answers(
         self, adapted: AdaptedModel, tokenizer: Any, given: dict[str, Any], task: str, examples: Sequence[Example]
     ) -> list[str]:
-        return answer(adapted, tokenizer, given, self.tasks[task].decoding, [example.choices for example in examples])
+        with knowing(adapted, given) as read:
+            offered = [example.choices for example in examples]
+            return answer(adapted, tokenizer, read, self.tasks[task].decoding, offered)
 
     def unused(self, pictured: bool) -> tuple[str, ...]:
         return () if pictured else ("visual_embedding.",)
 
     def prefix_inputs(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        return inputs, {}
+        below = {name: value for name, value in inputs.items() if name not in MEMORIES}
+        return below, {name: inputs[name] for name in MEMORIES if name in inputs}
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

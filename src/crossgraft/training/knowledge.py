@@ -1,0 +1,278 @@
+"""What a text is shown beside itself: images that a frozen dual encoder finds for it, and the text as it reads it.
+
+Methods that look at such memories (`Method.memories`, X-adapter) are fed by this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crossgraft.adapt import Memory
+from crossgraft.encoders.base import Encoder
+from crossgraft.encoders.extract import extract
+from crossgraft.encoders.images import IMAGE_SUFFIXES
+from crossgraft.encoders.load import load_encoder, widths_of
+from crossgraft.encoders.store import default_store
+from crossgraft.errors import InputError
+from crossgraft.files import read_json, write_json
+from crossgraft.methods.xadapter import READ, RETRIEVED
+from crossgraft.tensors import read_tensors
+from crossgraft.training.recipe import Recipe, placed
+from crossgraft.training.settings import Knowledge
+from crossgraft.training.standard import ENOUGH, Standard, read_standard
+
+if TYPE_CHECKING:
+    from crossgraft.encoders.retrieve import ImageBank
+
+FILE, STANDARD, CENTRE = "knowledge.json", "knowledge.safetensors", "texts.safetensors"  # in a run's folder
+REFERENCE = 256  # training texts whose mean is taken
+IN_MEMORY = 2**30  # bytes of a bank's features that are held in memory; more stay on disk
+REMEMBERED = 200_000  # texts whose images are not looked for again
+
+
+@dataclass
+class KnowledgeSource:
+    """Gives the memories of texts. Make one with `open`.
+
+    Attributes:
+        settings: of the recipe.
+        encoder: the dual encoder.
+        memories: names of those that it gives.
+        bank: of images, None where no method looks at images.
+        standard: of the bank's features; None: as they are.
+        mean: of texts' embeddings (d,), which is taken off those that images are looked for with; None: nothing is.
+    """
+
+    settings: Knowledge
+    encoder: Encoder
+    memories: tuple[str, ...]
+    bank: ImageBank | None = None
+    standard: Standard | None = None
+    mean: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._found: dict[str, Tensor] = {}
+        self._held: Tensor | None = None  # the features of a bank that is not too large
+
+    @classmethod
+    def open(cls, recipe: Recipe, *, device: str = "auto") -> KnowledgeSource | None:
+        """Make ready what the recipe's methods look at: images are encoded, once, into a store.
+
+        Returns:
+            None, if they look at nothing.
+
+        Raises:
+            InputError: no encoder or no images are named, or none of them can be used; the encoder gives no tokens.
+        """
+        wanted = looked_at(recipe)
+        if not wanted:
+            return None
+        settings = recipe.knowledge
+        check_knowledge(recipe)
+        encoder = load_encoder(str(settings.encoder), device=device, dtype=settings.dtype)
+        if READ in wanted and encoder.text_width is None:
+            raise InputError(f"knowledge.encoder: {encoder.name} gives no tokens of texts; use another encoder")
+        source = cls(settings, encoder, wanted)
+        if RETRIEVED in wanted:
+            from crossgraft.encoders.retrieve import ImageBank
+
+            images = image_files([Path(placed(str(path), recipe.data)) for path in settings.images])
+            done = extract(images, encoder, settings.store or default_store(encoder), grid=False, wait=True)
+            hashes = list(dict.fromkeys(done.hash_of.values()))
+            # A store may hold other images, too; one that holds these alone stays on disk.
+            if settings.centre or set(done.store.hashes) != set(hashes):
+                embeddings = done.store.gather(hashes)
+                if settings.centre:
+                    embeddings -= embeddings.mean(0)
+                source.bank = ImageBank(embeddings, hashes, encoder.fingerprint, done.store)
+            else:
+                source.bank = ImageBank.from_store(done.store, encoder)
+            if len(source.bank) < settings.count:
+                raise InputError(f"knowledge.count is {settings.count}, and the bank holds {len(hashes)} images")
+            if settings.standardise:
+                source.standard = _standard(source.bank, settings.features)
+        return source
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Option of a method -> width of what it is shown."""
+        found = {}
+        if RETRIEVED in self.memories:
+            own = {"embedding": self.encoder.embedding_dim, "feature": self.encoder.feature_dim}
+            found["visual_width"] = own[self.settings.features]
+        if READ in self.memories:
+            found["text_width"] = self.encoder.text_width or 0
+        return found
+
+    def provenance(self) -> dict[str, Any]:
+        """Says what it is, for results."""
+        found = {"encoder": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint}}
+        if self.bank is None:
+            return found
+        digest = hashlib.sha256("".join(self.bank.hashes or ()).encode()).hexdigest()
+        return {**found, "images": len(self.bank), "bank": digest}
+
+    def save(self, folder: Path) -> None:
+        """Write into a run's folder what it takes to show the same again."""
+        write_json(folder / FILE, self.provenance())
+        if self.standard is not None:
+            self.standard.save(folder, STANDARD)
+        if self.mean is not None:
+            save_file({"mean": self.mean.contiguous()}, folder / CENTRE)
+
+    def learn(self, texts: Sequence[str]) -> None:
+        """Know what training texts are like, those that images are looked for with later."""
+        if self.settings.centre and self.bank is not None and self.settings.choice == "nearest":
+            some = [text for text in texts if text.strip()]
+            self.mean = self.encoder.encode_texts(some[:: max(1, len(some) // REFERENCE)]).mean(0).cpu()
+
+    def restore(self, folder: Path) -> None:
+        """Show what was shown when a run was trained, as far as that depends on the bank of that time.
+
+        Raises:
+            InputError: it was another encoder; a file is missing or damaged.
+        """
+        recorded, now = read_json(folder / FILE), self.encoder.fingerprint
+        trained = recorded.get("encoder", {}).get("fingerprint") if isinstance(recorded, dict) else None
+        if trained != now:
+            raise InputError(
+                f"{folder}: learned what another dual encoder knows ({str(trained)[:12]}) than this one ({now[:12]}); "
+                "use the one it was trained with, or train again"
+            )
+        if self.standard is not None:
+            self.standard = read_standard(folder, self.widths["visual_width"], STANDARD)
+        if (folder / CENTRE).is_file():
+            self.mean = read_tensors(folder / CENTRE)["mean"]
+
+    def of(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> dict[str, Memory]:
+        """The memories of texts (B), by name; a text without a word has none.
+
+        Args:
+            queries: what images are looked for with; None: the texts.
+        """
+        made: dict[str, Memory] = {}
+        if RETRIEVED in self.memories:
+            features, mask = self._spread(texts if queries is None else queries, self._images)
+            made[RETRIEVED] = Memory(features, mask)
+        if READ in self.memories:
+            made[READ] = Memory(*self._spread(texts, self._tokens))
+        return made
+
+    def find(self, texts: Sequence[str]) -> Tensor:
+        """Rows (n, k) of the bank: the images nearest to each text, or as many random ones, the same each time."""
+        assert self.bank is not None
+        absent = [text for text in dict.fromkeys(texts) if text not in self._found]
+        if absent and self.settings.choice == "nearest":
+            queries = self.encoder.encode_texts(absent).cpu()
+            queries = queries if self.mean is None else queries - self.mean
+            rows = self.bank.search(queries, self.settings.count).rows
+        elif absent:
+            rows = torch.stack([self._random(text) for text in absent])
+        fresh = dict(zip(absent, rows, strict=True)) if absent else {}
+        if len(self._found) < REMEMBERED:
+            self._found |= fresh
+        return torch.stack([fresh[text] if text in fresh else self._found[text] for text in texts])
+
+    def _random(self, text: str) -> Tensor:
+        assert self.bank is not None
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(len(self.bank), generator=generator)[: self.settings.count]
+
+    def _images(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        assert self.bank is not None
+        rows, name = self.find(texts), self.settings.features
+        if self._held is None and len(self.bank) * self.widths["visual_width"] * 4 <= IN_MEMORY:
+            self._held = self.bank.features(torch.arange(len(self.bank))[:, None], name)[:, 0]
+        features = self.bank.features(rows, name) if self._held is None else self._held[rows]  # (n, k, g)
+        features = features if self.standard is None else self.standard(features)
+        return features, torch.ones(features.shape[:2], dtype=torch.long)
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        tokens, mask = self.encoder.encode_text_tokens(texts)
+        return tokens.cpu().clone(), mask.cpu().clone()  # clones of what was made in inference mode may be trained on
+
+    def _spread(self, texts: Sequence[str], make: Any) -> tuple[Tensor, Tensor]:
+        """What is made of texts (n, T, g) and its mask, zeros in the rows of texts without a word."""
+        rows = [row for row, text in enumerate(texts) if text.strip()]
+        if not rows:
+            width = self.widths["visual_width" if make == self._images else "text_width"]
+            return torch.zeros(len(texts), 1, width), torch.zeros(len(texts), 1, dtype=torch.long)
+        made, mask = make([texts[row] for row in rows])
+        if len(rows) == len(texts):
+            return made, mask
+        at = torch.tensor(rows)
+        every = made.new_zeros(len(texts), *made.shape[1:]).index_copy(0, at, made)
+        return every, mask.new_zeros(len(texts), mask.shape[1]).index_copy(0, at, mask)
+
+
+def looked_at(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the memories that the recipe's methods look at."""
+    return tuple(dict.fromkeys(name for method in recipe.methods().values() for name in method.memories))
+
+
+def check_knowledge(recipe: Recipe) -> None:
+    """Raises:
+    InputError: methods look at memories, and the recipe does not say what to make them of."""
+    wanted, settings = looked_at(recipe), recipe.knowledge
+    if wanted and settings.encoder is None:
+        raise InputError(
+            f"{recipe.name}: knowledge.encoder is needed: {', '.join(recipe.methods())} looks at what a dual encoder "
+            "knows of a text; name one, such as pocket-lite"
+        )
+    if RETRIEVED in wanted and not settings.images:
+        raise InputError(
+            f"{recipe.name}: knowledge.images is needed: folders of images among which some are found for each text"
+        )
+
+
+def image_files(places: Sequence[Path]) -> list[Path]:
+    """All image files in folders, and files that are named themselves, in order.
+
+    Raises:
+        InputError: one is not there, or there are no images in any.
+    """
+    found: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            found += sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        elif place.is_file():
+            found.append(place)
+        else:
+            raise InputError(f"knowledge.images: {place}: no such file or folder")
+    if not found:
+        raise InputError(f"knowledge.images: no image in {', '.join(map(str, places))}: the bank would be empty")
+    return found
+
+
+def _standard(bank: ImageBank, features: str) -> Standard:
+    rows = bank.features(torch.arange(len(bank))[:: max(1, len(bank) // ENOUGH), None], features)[
+        :, 0
+    ].double()  # (n, g)
+    return Standard.of(rows.mean(0), rows.std(0, correction=0))
+
+
+def known_widths(settings: Knowledge, wanted: Sequence[str]) -> Mapping[str, int]:
+    """`KnowledgeSource.widths`, of an encoder that is not loaded.
+
+    Raises:
+        InputError: they are not known.
+    """
+    found = {}
+    for name, option, kind in ((RETRIEVED, "visual_width", settings.features), (READ, "text_width", "text")):
+        if name in wanted:
+            width = getattr(settings, option) or widths_of(str(settings.encoder)).get(kind)
+            if width is None:
+                raise InputError(
+                    f"knowledge.{option} is needed: it is not known of {settings.encoder} without loading it"
+                )
+            found[option] = width
+    return found
