@@ -52,6 +52,15 @@ def test_grounded_words_are_masked_first() -> None:
     assert task.draw(Example("0", (), "a man and a dog"), rng)[0].count(MASK) == 1
 
 
+def test_captions_without_a_grounded_word_are_left_out_and_images_are_named(tmp_path: Path) -> None:
+    rows = [{"image": "a.jpg", "captions": ["a red dog", "a dog"]}, {"image": "b.jpg", "captions": ["a man"]}]
+    lines = write_lines(tmp_path / "captions.jsonl", rows)
+    whole = {"train": 1.0, "val": 0.0, "test": 0.0}
+    (example,) = make("cloze", file=str(lines), words="grounded", fractions=whole).load("train")
+    assert (example.text, example.about) == ("a red dog", {"image": "a.jpg"})
+    assert len(make("cloze", file=str(lines), fractions=whole).load("train")) == 3
+
+
 def test_splits_keep_the_captions_of_an_image_together_and_hide_one_word_always_the_same(tmp_path: Path) -> None:
     task = cloze(tmp_path, words="grounded")
     train, val, test = (task.load(split) for split in ("train", "val", "test"))

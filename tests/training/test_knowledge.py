@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,19 @@ def test_random_images_are_the_same_each_time_and_texts_without_words_have_none(
     assert source.of([MASK[:0]])["text"].mask.sum() == 0  # type: ignore[union-attr]
     others = source.of(["a red bird"], ["a blue heart"])  # the text of one, images of the other
     assert torch.equal(others["retrieved"].tokens[0], first["retrieved"].tokens[2])
+
+
+def test_a_captions_own_image_is_shown_while_it_is_learned(world: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    recipe = made(world, tiny_clip, tmp_path, knowledge={"own": True})
+    for training in (True, False):
+        make = collator(recipe, training=training)
+        source = make.knowledge
+        assert source is not None
+        examples = [replace(make.examples["captions"][0], about={"image": f"red{n}.png"}) for n in range(3)]
+        make.examples = {"captions": [*examples, replace(examples[0], about={"image": "no.png"})]}
+        shown = make([Row("captions", place, 0) for place in range(4)])["memory_retrieved"]  # masked alike, or not
+        own = source._features(torch.tensor([[source.row_of[f"red{n}.png"]] for n in range(3)]))[:, 0]
+        assert all(torch.equal(shown[n, -1], own[n]) for n in range(3)) == training
 
 
 def test_images_among_images_and_texts_among_texts(world: Path, tiny_clip: Path, tmp_path: Path) -> None:

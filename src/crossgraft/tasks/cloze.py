@@ -53,8 +53,8 @@ class Cloze(OneFileTask):
         file: a text file with a caption a line; .csv with a column caption; .json or .jsonl of {"captions": [...] or
             "caption"}, or COCO's layout. Rows may state a split; captions of one image fall into the same.
         share: of the words that are masked, at least one.
-        words: which are masked first: "any", or "grounded" in what can be seen; of a caption without one any are, and
-            val and test leave it out.
+        words: which are masked first: "any", or "grounded" in what can be seen; captions without such a word are then
+            left out.
         word_list: a JSON list of grounded words; None: colours.
         encoding: of a text file.
     """
@@ -84,25 +84,24 @@ class Cloze(OneFileTask):
 
     def load(self, split: str) -> list[Example]:
         """Read a split, see `Task.load`; ids are those of images or line numbers, with "#" and a number behind."""
-        rows, captions, groups = self._read()
+        rows, captions, groups, images = self._read()
         grounded = self._grounded()
         examples = []
         for key, _ in split_ids(self, rows, split, groups):
             caption = captions[key]
             places = spans(caption)
-            if not places:
-                continue
-            if split == "train":
-                examples.append(Example(key, (), caption, ((caption, 1.0),), caption))
-                continue
-            places = places[1:] or places  # a causal model has nothing before the first
             sighted = [place for place in places if caption[slice(*place)].lower() in grounded]
-            if self.words == "grounded" and not sighted:
+            if not places or (self.words == "grounded" and not sighted):
                 continue
-            start, end = random.Random(f"{self.seed} {key}").choice(sighted or places)
+            about = {"image": images[key]} if key in images else None
+            if split == "train":
+                examples.append(Example(key, (), caption, ((caption, 1.0),), caption, about=about))
+                continue
+            # A causal model has nothing before the first word.
+            start, end = random.Random(f"{self.seed} {key}").choice([p for p in sighted or places if p[0]] or places)
             word = caption[start:end]
             text = caption[:start] + MASK + caption[end:]
-            examples.append(Example(key, (), text, ((word, 1.0),), word.lower()))
+            examples.append(Example(key, (), text, ((word, 1.0),), word.lower(), about=about))
         return examples
 
     def draw(self, example: Example, rng: random.Random) -> tuple[str, float]:
@@ -132,20 +131,24 @@ class Cloze(OneFileTask):
     def _grounded(self) -> frozenset[str]:
         return COLOURS if self.word_list is None else _listed_words(self.word_list)
 
-    def _read(self) -> tuple[dict[str, Row], dict[str, str], dict[str, str]]:
-        """By id: rows, captions, and what falls into the same split."""
+    def _read(self) -> tuple[dict[str, Row], dict[str, str], dict[str, str], dict[str, str]]:
+        """By id: rows, captions, what falls into the same split, and names of images."""
         rows: dict[str, Row] = {}
         captions: dict[str, str] = {}
         groups: dict[str, str] = {}
+        images: dict[str, str] = {}
         for row, group, texts in self._captions():
             for text in map(one_line, texts):
                 if MASK in text:
                     raise InputError(f"{row.where}: the caption holds {MASK}, which stands for a masked word")
                 key = f"{group}#{len(captions)}"
                 rows[key], captions[key], groups[key] = row, text, group
+                image = row.values.get("image", row.values.get("file_name"))
+                if isinstance(image, str):
+                    images[key] = image
         if not captions:
             raise InputError(f"{self.file}: holds no caption")
-        return rows, captions, groups
+        return rows, captions, groups, images
 
     def _captions(self) -> list[tuple[Row, str, Sequence[str]]]:
         """Each row of the file, what it is of, and its captions."""

@@ -142,7 +142,9 @@ class Collator:
             if task.cloze:  # what is shown beside a text must not know the words that are hidden in it
                 told = [masked for masked, _ in drawn]
         if self.knowledge is not None:
-            batch |= in_batch(self.knowledge.of([without_masks(text) for text in told]))
+            learned = self.training and task.cloze and self.knowledge.settings.own
+            own = [(example.about or {}).get("image") for example in examples] if learned else ()
+            batch |= in_batch(self.knowledge.of([without_masks(text) for text in told], own=own))
         return batch
 
     def _features(self, example: Example, task: Task) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class KnowledgeSource:
         bank: of images, None where no method looks at images.
         standard: of the bank's features; None: as they are.
         mean: of texts' embeddings (d,), which is taken off those that images are looked for with; None: nothing is.
+        row_of: name of an image's file -> its row in the bank.
     """
 
     settings: Knowledge
@@ -57,6 +58,7 @@ class KnowledgeSource:
     bank: ImageBank | None = None
     standard: Standard | None = None
     mean: Tensor | None = None
+    row_of: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._found: dict[str, Tensor] = {}
@@ -95,6 +97,8 @@ class KnowledgeSource:
                 source.bank = ImageBank(embeddings, hashes, encoder.fingerprint, done.store)
             else:
                 source.bank = ImageBank.from_store(done.store, encoder)
+            place = {h: row for row, h in enumerate(hashes)}
+            source.row_of = {path.name: place[h] for path, h in done.hash_of.items()}
             if len(source.bank) < settings.count:
                 raise InputError(f"knowledge.count is {settings.count}, and the bank holds {len(hashes)} images")
             if settings.standardise:
@@ -152,15 +156,21 @@ class KnowledgeSource:
         if (folder / CENTRE).is_file():
             self.mean = read_tensors(folder / CENTRE)["mean"]
 
-    def of(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> dict[str, Memory]:
+    def of(
+        self, texts: Sequence[str], queries: Sequence[str] | None = None, own: Sequence[str | None] = ()
+    ) -> dict[str, Memory]:
         """The memories of texts (B), by name; a text without a word has none.
 
         Args:
             queries: what images are looked for with; None: the texts.
+            own: names of the images that the texts are of; each stands in the place of the last image found.
         """
         made: dict[str, Memory] = {}
         if RETRIEVED in self.memories:
             features, mask = self._spread(texts if queries is None else queries, self._images)
+            for row, name in enumerate(own):
+                if name is not None and (at := self.row_of.get(Path(name).name)) is not None and mask[row].any():
+                    features[row, -1] = self._features(torch.tensor([[at]]))[0, 0]
             made[RETRIEVED] = Memory(features, mask)
         if READ in self.memories:
             made[READ] = Memory(*self._spread(texts, self._tokens))
@@ -188,13 +198,17 @@ class KnowledgeSource:
         return torch.randperm(len(self.bank), generator=generator)[: self.settings.count]
 
     def _images(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        features = self._features(self.find(texts))
+        return features, torch.ones(features.shape[:2], dtype=torch.long)
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """Of rows (n, k) of the bank, (n, k, g)."""
         assert self.bank is not None
-        rows, name = self.find(texts), self.settings.features
+        name = self.settings.features
         if self._held is None and len(self.bank) * self.widths["visual_width"] * 4 <= IN_MEMORY:
             self._held = self.bank.features(torch.arange(len(self.bank))[:, None], name)[:, 0]
-        features = self.bank.features(rows, name) if self._held is None else self._held[rows]  # (n, k, g)
-        features = features if self.standard is None else self.standard(features)
-        return features, torch.ones(features.shape[:2], dtype=torch.long)
+        features = self.bank.features(rows, name) if self._held is None else self._held[rows]
+        return features if self.standard is None else self.standard(features)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens, mask = self.encoder.encode_text_tokens(texts)

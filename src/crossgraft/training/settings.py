@@ -40,17 +40,19 @@ class Knowledge:
     """What a text is shown beside itself, for methods that look at that (xadapter): images found for it, and the text
     as a dual encoder reads it.
 
-    `encoder`: the dual encoder. `images`: folders or files of the bank's images. `count`: k, found for a text.
-    `features`: what of an image is shown, its "embedding" or its pooled "feature". `choice`: the images nearest to the
-    text, or "random" ones, as a control. `centre`: images are taken among images and texts among training texts before
-    they are compared; without it a few images are the nearest to every text. `standardise`: each channel, over the
-    bank. `dtype`: of the encoder. `store`: of the bank's features. `visual_width`, `text_width`: of what is shown, for
-    `crossgraft params`; known by itself for pocket encoders.
+    `encoder`: the dual encoder. `images`: folders or files of the bank's images. `count`: k, found for a text. `own`:
+    while captions are learned, the image that a caption is of, found in the bank by the name of its file, stands in the
+    place of the last one. `features`: what of an image is shown, its "embedding" or its pooled "feature". `choice`: the
+    images nearest to the text, or "random" ones, as a control. `centre`: images are taken among images and texts among
+    training texts before they are compared; without it a few images are the nearest to every text. `standardise`: each
+    channel, over the bank. `dtype`: of the encoder. `store`: of the bank's features. `visual_width`, `text_width`: of
+    what is shown, for `crossgraft params`; known by itself for pocket encoders.
     """
 
     encoder: str | None = None
     images: tuple[Path, ...] = ()
     count: int = 4
+    own: bool = False
     features: Literal["embedding", "feature"] = "feature"
     choice: Literal["nearest", "random"] = "nearest"
     centre: bool = True
