@@ -8,6 +8,9 @@ round. Where other work shares the machine, one thread says more: threads then w
 meet more often. "exact" is `ImageBank.search`; "mapped file" the same on a memory map of a file in the page cache;
 "faiss" is the bare index, and not the library's `engine="faiss"`, which adds checks to it.
 
+Of the first embeddings alone (--few): a search of a bank over a store in shards of 128, as `crossgraft features` writes
+them, over one of the tensor, and the seconds of `without_near_duplicates`, where none are.
+
 Memory (Linux) is measured for each engine in a process of its own: the growth of the process's peak while it searches,
 above the embeddings and, for faiss, above the index, whose copy of them is given apart. Writes
 benchmarks/results/retrieve.json.
@@ -16,6 +19,7 @@ benchmarks/results/retrieve.json.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -36,6 +40,7 @@ from torch import Tensor
 
 from common import result_file
 from crossgraft.encoders.retrieve import ImageBank
+from crossgraft.encoders.store import FeatureStore, StoredEncoder, StorePlan, shard_bytes, shard_path
 from crossgraft.reporting.results import versions
 from scale import peak_growth, processor, status
 
@@ -108,6 +113,46 @@ def in_turn(works: dict[str, Callable[[], tuple[Any, Any]]], threads: int, round
     return result
 
 
+def store_of(X: Tensor, folder: Path) -> FeatureStore:
+    """A store in shards of 128 of images that do not exist."""
+    hashes = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(X))]
+    encoder = StoredEncoder("random", "0" * 64, X.shape[1], 1, (1, 1), "float32")
+    plan = StorePlan(encoder, 0, False, [hashes[start : start + 128] for start in range(0, len(X), 128)])
+    (folder / "shards").mkdir(parents=True)
+    plan.write(folder)
+    for number, (planned, part) in enumerate(zip(plan.shards, X.split(128), strict=True)):
+        tensors = {"embedding": part, "feature": torch.zeros(len(part), 1)}
+        shard_path(folder, number).write_bytes(shard_bytes(plan, tensors, planned, {}))
+    return FeatureStore.open(folder)
+
+
+def measure_few(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the library does besides, on the first embeddings, in one thread."""
+    torch.set_num_threads(1)
+    X, queries = problem(argparse.Namespace(**{**vars(arguments), "images": arguments.few}))
+    bank, ratios = ImageBank(X), []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        stored = ImageBank.from_store(store_of(X, Path(folder) / "store"))
+        stored.search(queries, arguments.k)
+        for _ in range(arguments.rounds):
+            taken = []
+            for each in (stored, bank):
+                started = time.process_time()
+                each.search(queries, arguments.k)
+                taken.append(time.process_time() - started)
+            ratios.append(taken[0] / taken[1])
+    started = time.process_time()
+    kept = len(bank.without_near_duplicates(progress=False))
+    thinning = time.process_time() - started
+    return {
+        "images": arguments.few,
+        "threads": 1,
+        "store_ratio": statistics.median(ratios),
+        "thinning_processor_seconds": thinning,
+        "kept": kept,
+    }
+
+
 def measure_memory(engine: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Of one engine, in this process."""
     torch.set_num_threads(max(arguments.threads))
@@ -137,6 +182,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--k", type=int, default=8)
+    parser.add_argument("--few", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, os.cpu_count() or 1]
@@ -148,7 +194,7 @@ def main() -> None:
         print(json.dumps(measure_memory(arguments.memory_of, arguments)))
         return
     memory = {engine: in_own_process(engine) for engine in ENGINES}
-    times = measure_time(arguments)
+    times, few = measure_time(arguments), measure_few(arguments)
     settings = {key: value for key, value in vars(arguments).items() if key not in ("folder", "memory_of")}
     document = {
         "settings": settings,
@@ -157,6 +203,7 @@ def main() -> None:
         "target_ratio": TARGET,
         "time": times,
         "memory": memory,
+        "few": few,
     }
     result_file("retrieve").write_text(json.dumps(document, indent=1) + "\n")
     console = Console()
@@ -168,6 +215,10 @@ def main() -> None:
     console.print(table)
     for engine, mib in memory.items():
         console.print(f"{engine}: {mib['copy_mib']:.0f} MiB of a copy, {mib['search_mib']:.0f} MiB while searching")
+    console.print(
+        f"{few['images']} images, 1 thread: a store in shards takes {few['store_ratio']:.2f} of a tensor's processor "
+        f"time, removing near-duplicates {few['thinning_processor_seconds']:.1f} s of it"
+    )
 
 
 if __name__ == "__main__":

@@ -84,3 +84,15 @@ def test_dvp_page(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("docs/dvp.md")
     exec(example, {})
     assert "[2, " in capsys.readouterr().out
+
+
+@pytest.mark.pocket
+@pytest.mark.usefixtures("pocket_home")
+def test_colors_page(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workplace / "objects.csv").write_text("object,color\nbanana,yellow\ncoal,black\nblood,red\n")
+    found: dict[str, Any] = {}
+    for example in blocks("docs/colors.md"):
+        exec(example, found)
+    assert (workplace / "runs" / "colors" / "colors.html").is_file()
+    assert found["difference"]["mean"] == 0
+    assert found["scores"].shape == (1, 2)

@@ -21,7 +21,7 @@ def replacing(folder: Path, files: Sequence[str], what: str) -> Iterator[Path]:
 
     Args:
         folder: absent, empty, or a folder that holds only `files` and is replaced.
-        files: names of what the body writes.
+        files: names of what the body writes, or may write.
         what: what such a folder is called in messages, such as "adapter".
 
     Raises:
@@ -34,8 +34,8 @@ def replacing(folder: Path, files: Sequence[str], what: str) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        for name in files:
-            with open(new / name, "rb") as file:
+        for path in new.iterdir():
+            with open(path, "rb") as file:
                 os.fsync(file.fileno())
         _swap(new, folder)
     finally:

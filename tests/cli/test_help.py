@@ -46,7 +46,10 @@ def test_help_and_version_import_nothing_heavy() -> None:
     asked = [
         ["--version"],
         ["--help"],
-        *([command, "--help"] for command in ("features", "fewshot", "predict", "models", "report", "export")),
+        *(
+            [command, "--help"]
+            for command in ("features", "fewshot", "predict", "models", "report", "export", "colors")
+        ),
     ]
     command = [sys.executable, "-c", HELP, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
@@ -56,7 +59,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert report["texts"][0] == f"crossgraft {version('crossgraft')}\n"
     for text, word in zip(
         report["texts"][1:],
-        ("features", "--shard-size", "--protocol", "--explain", "pull", "--out", "--opset"),
+        ("features", "--shard-size", "--protocol", "--explain", "pull", "--out", "--opset", "--adapter"),
         strict=True,
     ):
         assert word in text

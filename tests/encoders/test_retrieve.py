@@ -122,6 +122,13 @@ def test_rows_that_grow_ever_nearer_to_the_query() -> None:
     assert hits.rows.tolist() == [[4999, 4998, 4997, 4996, 4995]]
 
 
+def test_one_query_among_many_that_has_a_crowd() -> None:
+    x = torch.nn.functional.normalize(random_unit(1, 20) + 0.01 * random_unit(4000, 20, seed=1), dim=1)
+    x[:50] = random_unit(50, 20, seed=2)
+    queries = torch.cat([x[100:101], random_unit(30, 20, seed=3)])
+    assert ImageBank(x).search(queries, 6, block=500).rows[0].tolist() == naive(x, queries[:1], 6)[0]
+
+
 def test_excluded_rows_are_not_found() -> None:
     x = random_unit(50, 8)
     bank = ImageBank(x)

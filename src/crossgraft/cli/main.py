@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossgraft import __version__
-from crossgraft.cli import answer, classes, export, features, fewshot, models, predict, report, search, train
+from crossgraft.cli import answer, classes, colors, export, features, fewshot, models, predict, report, search, train
 from crossgraft.errors import CrossgraftError
 
 INTERRUPTED = 130
@@ -31,6 +31,7 @@ app.command("train")(train.train)
 app.command("evaluate")(train.evaluate)
 app.command("answer")(answer.answer)
 app.command("search")(search.search)
+app.command("colors")(colors.colors)
 app.command("report")(report.report)
 
 

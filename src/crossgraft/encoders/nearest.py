@@ -16,8 +16,8 @@ from torch import Tensor
 from crossgraft.encoders.bank_rows import Block, Rows
 
 _PRODUCTS = 1 << 21  # numbers of a block of products: 8 MiB
-_GROUP = 64
-_EXACT = 1 << 21  # and of float64 numbers in one go: 16 MiB
+_GROUP = 64  # rows of a block that one maximum rules out together
+_EXACT = 1 << 21  # float64 numbers in one go: 16 MiB
 _BELOW = -2.0  # less than any cosine, more than what is barred
 
 Bar = Callable[[Block, Tensor], None]
@@ -40,7 +40,7 @@ def nearest(rows: Rows, queries: Tensor, k: int, size: int, bars: Sequence[Bar] 
     best = queries.new_full((count, k), -torch.inf)
     where = torch.full((count, k), -1, device=queries.device)
     floor = queries.new_full((count,), _BELOW)  # no row with a product below is among the best
-    group = max(1, min(_GROUP, size // (4 * k)))  # rows that are ruled out together
+    group = max(1, min(_GROUP, size // (4 * k)))
     buffer = queries.new_empty(-(-size // group) * group, count)
     columns = queries.T.contiguous()
     with exact_products(queries.device):
@@ -56,7 +56,7 @@ def nearest(rows: Rows, queries: Tensor, k: int, size: int, bars: Sequence[Bar] 
             grouped = buffer[: groups * group].view(groups, group, count)
             maxima = grouped.amax(1)  # (G, Q)
             hopeful = maxima >= floor
-            if groups >= k and int(hopeful.sum()) > 4 * k * count:
+            if groups >= k and int(hopeful.sum(0).amax()) > 4 * k:
                 # Many: the k-th largest maximum of a query is a bound, too, since k rows reach it.
                 floor = torch.maximum(floor, maxima.T.topk(k).values[:, -1] - slack)
                 hopeful = maxima >= floor

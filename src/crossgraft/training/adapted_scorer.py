@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,13 @@ from crossgraft.training.knowledge import KnowledgeSource
 from crossgraft.training.run import read_form, read_run, trained_model
 
 
+class AdaptedScorer(NamedTuple):
+    """A scorer of colours, and what its model is shown; None where it looks at nothing."""
+
+    scorer: ChoiceScorer
+    knowledge: KnowledgeSource | None
+
+
 def adapted_scorer(
     model: str,
     folder: Path,
@@ -29,7 +36,7 @@ def adapted_scorer(
     device: str = "auto",
     queries: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> ChoiceScorer:
+) -> AdaptedScorer:
     """A scorer of colours by the adapters of a finished run.
 
     Args:
@@ -63,7 +70,8 @@ def adapted_scorer(
             yield
 
     tokenizer = load_tokenizer(model)
-    return ChoiceScorer(adapted, tokenizer, SPELLINGS, kind=recipe.model, looking=looking, say=say)  # type: ignore[arg-type]
+    scorer = ChoiceScorer(adapted, tokenizer, SPELLINGS, kind=recipe.model, looking=looking, say=say)  # type: ignore[arg-type]
+    return AdaptedScorer(scorer, source)
 
 
 def _moved(memory: Memory, device: torch.device) -> Memory:

@@ -30,7 +30,7 @@ from crossgraft.tasks.files import read_lines
 from crossgraft.tasks.metrics import color_scores as metrics
 from crossgraft.training.build import load_tokenizer
 
-RESULTS, PAGE, ANSWERS = "results.json", "colors.html", "answers.jsonl"
+RESULTS, PAGE, ANSWERS, RETRIEVED = "results.json", "colors.html", "answers.jsonl", "retrieved.html"
 PROTOCOL = "zero-shot: no label is used; the likeliest of 11 colours, a fixed list of prompts"
 
 
@@ -48,17 +48,22 @@ class ColorRun:
     answers: list[dict[str, Any]]
     right: NDArray[np.bool_]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, retrieved: str | None = None) -> None:
         """Write results.json, colors.html and answers.jsonl; an older run in the folder is replaced.
+
+        Args:
+            retrieved: a page with the images that the model was shown, for retrieved.html.
 
         Raises:
             InputError: the folder is a file, or holds something else.
         """
         lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.answers)
-        with replacing(folder, (RESULTS, PAGE, ANSWERS), "run of colors") as new:
+        with replacing(folder, (RESULTS, PAGE, ANSWERS, RETRIEVED), "run of colors") as new:
             write_json(new / RESULTS, self.document)
             write_bytes(new / PAGE, colors_page(self.document).encode())
             write_bytes(new / ANSWERS, lines.encode("utf-8"))
+            if retrieved is not None:
+                write_bytes(new / RETRIEVED, retrieved.encode("utf-8"))
 
 
 def plain_scorer(
@@ -167,13 +172,8 @@ def run_colors(
             "limit": limit,
         },
         "backbone": _backbone(scorer, model),
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "files": dict(data.files),
-            "objects": len(objects),
-            "classes": len(COLORS),
-        },
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "files": dict(data.files)}
+        | {"objects": len(objects), "classes": len(COLORS)},
         "warnings": list(data.notes),
         "metrics": {data.name: {name: summary([value]) for name, value in (numbers | people).items()}},
         "colors": found,
@@ -190,9 +190,7 @@ def run_colors(
             "color": one.color,
             "answer": COLORS[answers[number, place]],
             "without_bias": COLORS[fair[number, place]],
-            "log_probabilities": {
-                color: round(float(value), 5) for color, value in zip(COLORS, scores[number, place], strict=True)
-            },
+            "log_probabilities": dict(zip(COLORS, scores[number, place].round(5).tolist(), strict=True)),
         }
         for number in range(len(prompts))
         for place, one in enumerate(objects)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +20,7 @@ from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.extract import extract
 from crossgraft.encoders.images import IMAGE_SUFFIXES
 from crossgraft.encoders.load import load_encoder, widths_of
+from crossgraft.encoders.retrieve import Hits, ImageBank
 from crossgraft.encoders.store import default_store
 from crossgraft.errors import InputError
 from crossgraft.files import read_json, write_json
@@ -28,9 +29,6 @@ from crossgraft.tensors import read_tensors
 from crossgraft.training.recipe import Recipe, placed
 from crossgraft.training.settings import Knowledge
 from crossgraft.training.standard import ENOUGH, Standard, read_standard
-
-if TYPE_CHECKING:
-    from crossgraft.encoders.retrieve import ImageBank
 
 FILE, STANDARD, CENTRE = "knowledge.json", "knowledge.safetensors", "texts.safetensors"  # in a run's folder
 REFERENCE = 256  # training texts whose mean is taken
@@ -84,8 +82,6 @@ class KnowledgeSource:
             raise InputError(f"knowledge.encoder: {encoder.name} gives no tokens of texts; use another encoder")
         source = cls(settings, encoder, wanted)
         if RETRIEVED in wanted:
-            from crossgraft.encoders.retrieve import ImageBank
-
             images = image_files([Path(placed(str(path), recipe.data)) for path in settings.images])
             done = extract(images, encoder, settings.store or default_store(encoder), grid=False, wait=True)
             hashes = list(dict.fromkeys(done.hash_of.values()))
@@ -178,18 +174,20 @@ class KnowledgeSource:
 
     def find(self, texts: Sequence[str]) -> Tensor:
         """Rows (n, k) of the bank: the images nearest to each text, or as many random ones, the same each time."""
-        assert self.bank is not None
         absent = [text for text in dict.fromkeys(texts) if text not in self._found]
-        if absent and self.settings.choice == "nearest":
-            queries = self.encoder.encode_texts(absent).cpu()
-            queries = queries if self.mean is None else queries - self.mean
-            rows = self.bank.search(queries, self.settings.count).rows
-        elif absent:
-            rows = torch.stack([self._random(text) for text in absent])
-        fresh = dict(zip(absent, rows, strict=True)) if absent else {}
+        fresh = dict(zip(absent, self.hits(absent).rows, strict=True)) if absent else {}
         if len(self._found) < REMEMBERED:
             self._found |= fresh
         return torch.stack([fresh[text] if text in fresh else self._found[text] for text in texts])
+
+    def hits(self, texts: Sequence[str]) -> Hits:
+        """Rows as `find` has them, and their cosines; random images have none, which is 0."""
+        assert self.bank is not None
+        if self.settings.choice == "random":
+            rows = torch.stack([self._random(text) for text in texts])
+            return Hits(torch.zeros(rows.shape), rows)
+        queries = self.encoder.encode_texts(texts).cpu()
+        return self.bank.search(queries if self.mean is None else queries - self.mean, self.settings.count)
 
     def _random(self, text: str) -> Tensor:
         assert self.bank is not None
