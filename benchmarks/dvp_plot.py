@@ -3,7 +3,7 @@
     python benchmarks/dvp_plot.py benchmarks/results/dvp_tasks-*.json
 
 FLOPs are of the language model for one sample, its adapters and head included and the image encoder not, by
-torch.utils.flop_counter on the meta device; text of --text tokens, an image of as many tokens as the recipe's grid.
+torch.utils.flop_counter (random weights); text of --text tokens, an image of as many tokens as the recipe's grid.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ def flops(settings: dict[str, Any], text: int) -> int:
     """Of one sample of a run with these settings."""
     recipe = recipe_from({"name": "cost", **settings}, "settings")
     form, width = form_of(recipe, {}), known_width(recipe.visual)
-    with torch.device("meta"):
-        model = AdaptedModel(form.laid_out(width))
-        put_methods(model, recipe, form, {"feature_width": width})
-        sees = any("feature_width" in vars(method) for method in recipe.methods().values())
-        visual = torch.zeros(1, (recipe.visual.side or 14) ** 2, width) if sees else None
-        batch = {"input_ids": torch.full((1, text), 5)}
+    model = AdaptedModel(form.laid_out(width))
+    put_methods(model, recipe, form, {"feature_width": width})
+    sees = any("feature_width" in vars(method) for method in recipe.methods().values())
+    visual = torch.zeros(1, (recipe.visual.side or 14) ** 2, width) if sees else None
+    batch = {"input_ids": torch.full((1, text), 5)}
     model.eval()
     with model.remembering(visual=visual), FlopCounterMode(display=False) as counter:
         model(**batch)

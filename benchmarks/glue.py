@@ -1,7 +1,7 @@
 """GLUE with a frozen language model beside one that is trained as a whole, at equal steps; one corpus a table.
 
     R="recipes/pocket/glue-rte.yaml data=DIR training.max_steps=1000 --seeds 0,1,2 --work runs/glue-rte --name rte"
-    python benchmarks/glue.py $R --methods adapters --rates 3e-4,1e-3
+    python benchmarks/glue.py $R --methods "adapters;adapters, X-adapter" --rates 3e-4,1e-3
     python benchmarks/glue.py $R --methods "full fine-tuning" --rates 2e-5,5e-5
     python benchmarks/glue.py $R --rates ''                                       # all of them in one table
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from trainings import compare
 
+ADAPTER = "{name: adapter, reduction: 8, activation: gelu}"
+KNOWLEDGE = "knowledge={encoder: pocket-lite, images: [demo/emoji, '{data}/flickr8k/images']}"
 METHODS = {
-    "adapters": ["method={name: adapter, reduction: 8, activation: gelu}"],
-    # Place for "adapters, X-adapter".
+    "adapters": [f"method={ADAPTER}"],
+    "adapters, X-adapter": [f"method=[{ADAPTER}, {{name: xadapter, sites: ['encoder.3-5.output']}}]", KNOWLEDGE],
     "full fine-tuning": ["method={name: full}"],
 }
 

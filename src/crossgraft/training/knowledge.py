@@ -187,7 +187,8 @@ class KnowledgeSource:
             rows = torch.stack([self._random(text) for text in texts])
             return Hits(torch.zeros(rows.shape), rows)
         queries = self.encoder.encode_texts(texts).cpu()
-        return self.bank.search(queries if self.mean is None else queries - self.mean, self.settings.count)
+        queries = queries if self.mean is None else queries - self.mean
+        return self.bank.search(queries, self.settings.count, distinct=self.settings.distinct)
 
     def _random(self, text: str) -> Tensor:
         assert self.bank is not None
@@ -266,9 +267,8 @@ def image_files(places: Sequence[Path]) -> list[Path]:
 
 
 def _standard(bank: ImageBank, features: str) -> Standard:
-    rows = bank.features(torch.arange(len(bank))[:: max(1, len(bank) // ENOUGH), None], features)[
-        :, 0
-    ].double()  # (n, g)
+    some = torch.arange(0, len(bank), max(1, len(bank) // ENOUGH))[:, None]
+    rows = bank.features(some, features)[:, 0].double()  # (n, g)
     return Standard.of(rows.mean(0), rows.std(0, correction=0))
 
 

@@ -44,8 +44,9 @@ class Knowledge:
     while captions are learned, the image that a caption is of, found in the bank by the name of its file, stands in the
     place of the last one. `features`: what of an image is shown, its "embedding" or its pooled "feature". `choice`: the
     images nearest to the text, or "random" ones, as a control. `centre`: images are taken among images and texts among
-    training texts before they are compared; without it a few images are the nearest to every text. `standardise`: each
-    channel, over the bank. `dtype`: of the encoder. `store`: of the bank's features. `visual_width`, `text_width`: of
+    training texts before they are compared; without it a few images are the nearest to every text. `distinct`: a cosine
+    from which on two images are the same, of which one is shown; None: no matter. `standardise`: each channel, over the
+    bank. `dtype`: of the encoder. `store`: of the bank's features. `visual_width`, `text_width`: of
     what is shown, for `crossgraft params`; known by itself for pocket encoders.
     """
 
@@ -56,6 +57,7 @@ class Knowledge:
     features: Literal["embedding", "feature"] = "feature"
     choice: Literal["nearest", "random"] = "nearest"
     centre: bool = True
+    distinct: float | None = None
     standardise: bool = True
     dtype: str = "float32"
     store: Path | None = None
@@ -65,6 +67,8 @@ class Knowledge:
     def __post_init__(self) -> None:
         widths = {name: getattr(self, name) for name in ("visual_width", "text_width")}
         check_whole(1, count=self.count, **{name: value for name, value in widths.items() if value is not None})
+        if self.distinct is not None:
+            check_number(0, 1 + 1e-9, distinct=self.distinct)
 
 
 @dataclass(frozen=True)
