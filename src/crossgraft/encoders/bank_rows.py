@@ -10,8 +10,10 @@ from itertools import accumulate
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from crossgraft.encoders.store import FeatureStore, shard_path
 from crossgraft.errors import InputError
 
 UNIT = 1e-6
@@ -151,6 +153,25 @@ class Rows:
                 rows = part[chosen[filled : int(torch.searchsorted(chosen, end))] - begin]
             out[filled : filled + len(rows)] = rows
             filled += len(rows)
+
+
+def mapped_parts(store: FeatureStore) -> list[tuple[str, Tensor]]:
+    """The embeddings of a store's shards, with their files' names, in the order of `store.hashes`; they stay on disk.
+
+    Raises:
+        InputError: a shard that was damaged or removed since the store was opened.
+    """
+    parts = []
+    for number, planned in enumerate(store.plan.shards):
+        if number in store.pending or not planned:
+            continue
+        path = shard_path(store.path, number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                parts.append((str(path), file.get_tensor("embedding")))  # maps the file, reads nothing yet
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"{path}: damaged ({error}); delete it and run `crossgraft features` again") from error
+    return parts
 
 
 def as_tensor(array: Tensor | np.ndarray, name: str) -> Tensor:

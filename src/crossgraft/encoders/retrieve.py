@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from crossgraft.encoders.bank_rows import Rows, as_tensor, unit
+from crossgraft.encoders.bank_rows import Rows, as_tensor, mapped_parts, unit
 from crossgraft.encoders.bank_search import QUERIES, Search, exclusions, first_of_each
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.meter import Meter
-from crossgraft.encoders.store import HASH, FeatureStore, shard_path
+from crossgraft.encoders.store import HASH, FeatureStore
 from crossgraft.errors import CrossgraftError, InputError
 from crossgraft.files import read_json
 
@@ -81,18 +80,8 @@ class ImageBank:
         """
         if encoder is not None:
             store.check_encoder(encoder)
-        parts = []
-        for number, planned in enumerate(store.plan.shards):
-            path = shard_path(store.path, number)
-            if number in store.pending or not planned:
-                continue
-            try:
-                with safe_open(path, framework="pt") as file:
-                    parts.append((str(path), file.get_tensor("embedding")))  # maps the file
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                raise InputError(f"{path}: damaged ({error}); delete it and run `crossgraft features` again") from error
         try:
-            return cls(Rows.of(parts), store.hashes, store.plan.encoder.fingerprint, store)
+            return cls(Rows.of(mapped_parts(store)), store.hashes, store.plan.encoder.fingerprint, store)
         except InputError as error:
             raise InputError(f"{store.path}: no bank can be made of this store: {error}") from error
 
