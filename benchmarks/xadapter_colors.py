@@ -28,10 +28,10 @@ from trainings import SPENT, slug, spend
 UNTOUCHED, TEXT, BY_NAME = "untouched", "captions, no images", "both, images by object name"
 VARIANTS = {
     TEXT: ["method={name: adapter, bottleneck: 315, sites: ['decoder.15-29.output']}"],
-    "random images": ["method.experts=[visual]", "knowledge.choice=random"],
+    "both": [],
     "V-expert": ["method.experts=[visual]"],
     "T-expert": ["method.experts=[text]"],
-    "both": [],
+    "random images": ["method.experts=[visual]", "knowledge.choice=random", "knowledge.own=false"],
 }
 
 

@@ -61,6 +61,15 @@ def test_captions_without_a_grounded_word_are_left_out_and_images_are_named(tmp_
     assert len(make("cloze", file=str(lines), fractions=whole).load("train")) == 3
 
 
+def test_the_first_word_is_never_asked(tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "captions.jsonl", [{"captions": ["White snow falls", "white", "A red dog"]}] * 9)
+    for words, texts in (("grounded", {"A [MASK] dog"}), ("any", {"White [MASK] falls", "White snow [MASK]"})):
+        task = make("cloze", file=str(lines), words=words, fractions={"train": 0.2, "val": 0.8, "test": 0.0})
+        found = {example.text for example in task.load("val")}
+        assert texts <= found
+        assert not any(text.startswith(MASK) for text in found)
+
+
 def test_splits_keep_the_captions_of_an_image_together_and_hide_one_word_always_the_same(tmp_path: Path) -> None:
     task = cloze(tmp_path, words="grounded")
     train, val, test = (task.load(split) for split in ("train", "val", "test"))

@@ -35,7 +35,7 @@ def test_recipes_of_the_page() -> None:
 def test_question_length_is_checked_in_every_task(name: str) -> None:
     fields = recipes()[name]
     if "question_length" not in TASKS[name].__dataclass_fields__:
-        assert name in ("coco-captions", "caption-json", "caption-csv")
+        assert name in ("coco-captions", "caption-json", "caption-csv", "cloze")
         return
     for length in (1, 20, None):
         assert make(name, **fields, question_length=length).question_length == length

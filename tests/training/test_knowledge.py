@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,24 @@ from PIL import Image
 from tiny_run import SHAPES, WIDTH, save_data, save_language_model
 
 from conftest import COLOURS
+from crossgraft.encoders.extract import extract
+from crossgraft.encoders.load import load_encoder
+from crossgraft.encoders.store import content_hash
 from crossgraft.errors import InputError
+from crossgraft.tasks import Example
 from crossgraft.tasks.cloze import MASK
 from crossgraft.training import run_folder
 from crossgraft.training.batches import Collator, Row
-from crossgraft.training.build import count_parameters, load_tokenizer
+from crossgraft.training.build import build_backbone, count_parameters, load_tokenizer
 from crossgraft.training.data import load_data
 from crossgraft.training.forms import form_of
 from crossgraft.training.knowledge import KnowledgeSource
-from crossgraft.training.placement import search
+from crossgraft.training.placement import PlacementSearch, search
+from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Recipe, recipe_from
 from crossgraft.training.run import evaluate, train
+from crossgraft.training.search_setup import attach_all
+from crossgraft.training.search_state import SearchState
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +155,51 @@ def test_a_captions_own_image_is_shown_while_it_is_learned(world: Path, tiny_cli
         examples = [replace(make.examples["captions"][0], about={"image": f"red{n}.png"}) for n in range(3)]
         make.examples = {"captions": [*examples, replace(examples[0], about={"image": "no.png"})]}
         shown = make([Row("captions", place, 0) for place in range(4)])["memory_retrieved"]  # masked alike, or not
-        own = source._features(torch.tensor([[source.row_of[f"red{n}.png"]] for n in range(3)]))[:, 0]
+        own = source._features(torch.tensor([[source.own_row(f"red{n}.png")] for n in range(3)]))[:, 0]
         assert all(torch.equal(shown[n, -1], own[n]) for n in range(3)) == training
+
+
+def test_own_images_are_told_apart_by_their_folders_in_any_store(world: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    for number, folder in enumerate(("cats", "dogs")):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (10, 200 * number, 90)).save(tmp_path / "own" / folder / "1.png")
+    hashes = [content_hash(tmp_path / "own" / folder / "1.png") for folder in ("cats", "dogs")]
+    extract([tmp_path / "own" / "dogs" / "1.png"], load_encoder(str(tiny_clip)), tmp_path / "store2")
+    for centre, store in ((True, "store1"), (False, "store2")):  # the second one was filled in another order
+        knowledge = {"images": [str(tmp_path / "own")], "count": 1, "centre": centre, "store": str(tmp_path / store)}
+        source = KnowledgeSource.open(made(world, tiny_clip, tmp_path, knowledge=knowledge))
+        assert source is not None
+        assert source.bank is not None
+        assert source.own_row("1.png") is None  # there are two
+        rows = [source.own_row(f"{folder}/1.png") for folder in ("cats", "dogs")]
+        assert [source.bank.hashes[row] for row in rows] == hashes  # type: ignore[index]
+
+
+def test_a_resumed_run_wants_the_bank_it_began_with_and_a_finished_one_says_that_it_has_changed(
+    world: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "bank", tmp_path / "bank")
+    recipe = made(world, tiny_clip, tmp_path, knowledge={"images": [str(tmp_path / "bank")]}, training={"max_steps": 2})
+    train(recipe)
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(tmp_path / "bank" / "new.png")
+    said: list[str] = []
+    evaluate(tmp_path / "run", say=said.append)
+    assert "note: the bank has 10 images, and not the 9 of the training" in said
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(InputError, match="the data of knowledge is not what this run began with"):
+        train(recipe, resume=True)
+    (tmp_path / "run" / "texts.safetensors").unlink()
+    with pytest.raises(InputError, match=r"texts\.safetensors"):
+        evaluate(tmp_path / "run")
+
+
+@pytest.mark.parametrize("model", ["seq2seq", "classifier"])
+def test_masked_words_are_for_models_that_fill_them_in(
+    model: str, world: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    family = {"seq2seq": "t5", "classifier": "bert"}[model]
+    with pytest.raises(InputError, match=rf"tasks.captions: cloze cannot be learned with model={model}"):
+        train(made(world, tiny_clip, tmp_path, family, model=model))
 
 
 def test_images_among_images_and_texts_among_texts(world: Path, tiny_clip: Path, tmp_path: Path) -> None:
@@ -156,7 +207,7 @@ def test_images_among_images_and_texts_among_texts(world: Path, tiny_clip: Path,
     assert source is not None
     assert source.bank is not None
     texts = [f"a {colour} bird" for colour in COLOURS]
-    source.learn(texts)
+    source.learn([Example(text, (), text) for text in texts], lambda _: None)
     embeddings = source.bank.store.gather(source.bank.hashes)  # type: ignore[union-attr, arg-type]
     queries = source.encoder.encode_texts(texts)
     centred = torch.nn.functional.normalize(embeddings - embeddings.mean(0), dim=1)
@@ -179,6 +230,7 @@ def test_bad_input(world: Path, tiny_clip: Path, tmp_path: Path) -> None:
         ({"images": [str(tmp_path / "empty")]}, "the bank would be empty"),
         ({"count": 20}, "knowledge.count is 20, and the bank holds 9 images"),
         ({"count": 0}, "count is 0"),
+        ({"own": True}, "knowledge.own: the bank has no image that a caption names"),
     ):
         with pytest.raises(InputError, match=message):
             train(made(world, tiny_clip, tmp_path, knowledge=knowledge))
@@ -211,3 +263,41 @@ def test_a_search_places_the_experts(world: Path, tiny_clip: Path, tmp_path: Pat
     document = search(recipe_from(values, "test"))
     assert len(document["placements"]) == 2
     assert set(document["exhaustive"]["scores"]) == set(document["placements"])
+
+
+def test_a_shared_bottom_sees_what_its_experts_look_at(world: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    """What is below a placement is run once for all, with the memory of the batch."""
+    data = save_data(tmp_path / "data", 20)
+    values = run_folder.plain(made(world, tiny_clip, tmp_path, "bert", model="classifier"))
+    expert = {"name": "xadapter", "width": 8, "sites": ["encoder.0.output"]}
+    values["method"] = [expert, {"name": "adapter", "reduction": 4}]
+    values["visual"] |= {"side": 2, "feature_width": WIDTH}
+    values["tasks"] = {"vqa": {"task": "vqa-csv", "file": str(data / "questions.csv"), "images": str(data / "images")}}
+    values["search"] |= {"method": "adapter", "option": "sites"}
+    values["search"]["values"] = [["encoder.1.feed_forward"], ["encoder.1.output"]]
+    recipe = recipe_from(values, "test")
+    tasks = recipe.make_tasks()
+    found = load_data(recipe, tasks, ("train",), "cpu", lambda _: None)
+    form = form_of(recipe, tasks)
+    form.learn_answers(found.examples["train"])
+    model = build_backbone(recipe, form, WIDTH, torch.device("cpu"))
+    names, shared = attach_all(model, recipe, form, found.widths())
+    for parameter in model.grafts.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    texts = (load_tokenizer(recipe.backbone, form), found.source, form, 32, 8, 0)
+    make = Collator(tasks, found.examples["train"], *texts, training=False, knowledge=found.knowledge)
+    inputs = inputs_of(make([Row("vqa", place, 0) for place in range(4)]))
+    where = torch.device("cpu")
+    run = PlacementSearch(recipe, model.eval(), form, make, [], names, shared, where, SearchState.new(2, 0))
+    prefix = run._prefixes(names, inputs, "vqa")[names[0]]
+    model.set_active(*shared, task="vqa")
+    entry: Any = model.backbone.get_submodule(model.stacks["encoder"].entry)
+    with form.seeing(model, inputs) as text, torch.no_grad():
+        expected = entry(**text, output_hidden_states=True).hidden_states[1]
+        blind, _ = form.prefix_inputs(inputs)
+    # The states are taken before what an output site does to them, which is done again when they are resumed.
+    with form.seeing(model, inputs), torch.no_grad():
+        logits = model(**text).logits
+        torch.testing.assert_close(model(prefix=prefix).logits, logits)
+    assert not torch.allclose(model(prefix=form.capture(model, 1, **blind)).logits, logits)
+    assert expected.shape == prefix.states.shape

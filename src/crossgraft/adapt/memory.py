@@ -42,7 +42,8 @@ class Memory:
         return mask | ~present[:, None], None if bool(present.all()) else present
 
     def once(self, key: Any, weights: Sequence[Tensor], make: Callable[[Tensor], Any]) -> Any:
-        """make(tokens), made once for this memory and again after the tokens or the weights it is made with changed.
+        """make(tokens), made once for this memory and again after the tokens or the weights it is made with changed
+        (a write through `.data` is not noticed).
 
         Where gradients are wanted it is made each time, since a graph serves one backward pass only.
 
@@ -52,10 +53,10 @@ class Memory:
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return make(self.tokens)
-        state = [(id(value), None if value.is_inference() else value._version) for value in (self.tokens, *weights)]
+        now = [(value, 0 if value.is_inference() else value._version) for value in (self.tokens, *weights)]
         found = self.kept.get(key)
-        if found is None or found[0] != state:
-            found = self.kept[key] = (state, make(self.tokens))
+        if found is None or any(a is not b or old != new for (a, old), (b, new) in zip(found[0], now, strict=True)):
+            found = self.kept[key] = (now, make(self.tokens))
         return found[1]
 
 

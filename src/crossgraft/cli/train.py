@@ -74,7 +74,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that `crossgraft train` wrote.")],
     task: Annotated[str | None, typer.Option(help="One task of the run.  [default: all]")] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test; of glue also submission.")] = "test",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

@@ -45,9 +45,10 @@ def content_hash(path: Path) -> str:
     return sha256_file(path)
 
 
-def default_store(encoder: Encoder) -> Path:
-    """Where an encoder's features are kept if nobody says otherwise: a folder of its own under $CROSSGRAFT_HOME."""
-    name = f"{Path(encoder.name).name}-{encoder.fingerprint[:12]}-{encoder.identity['dtype']}"
+def default_store(encoder: Encoder, grid: bool = False) -> Path:
+    """Where an encoder's features are kept if nobody says otherwise: a folder of its own under $CROSSGRAFT_HOME, and
+    another one with whole grids."""
+    name = f"{Path(encoder.name).name}-{encoder.fingerprint[:12]}-{encoder.identity['dtype']}{'-grid' if grid else ''}"
     return home() / "features" / name
 
 

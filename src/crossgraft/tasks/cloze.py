@@ -47,7 +47,7 @@ class Cloze(OneFileTask):
     """Masked words of captions, or of any sentences.
 
     In training every caption is an example whose masks are drawn anew each time. Val and test hide one word of each
-    caption, always the same, and the answer is that word.
+    caption, always the same and never the first, and the answer is that word.
 
     Attributes:
         file: a text file with a caption a line; .csv with a column caption; .json or .jsonl of {"captions": [...] or
@@ -64,9 +64,9 @@ class Cloze(OneFileTask):
     words: Literal["any", "grounded"] = "any"
     word_list: Path | None = None
     encoding: str = "utf-8-sig"
-    prefix: str = ""
-    question_length: int | None = None
 
+    prefix = ""  # no fields: masked words are found in the caption as it is
+    question_length = None
     metric: ClassVar[str] = "accuracy"
     cloze: ClassVar[bool] = True
 
@@ -90,15 +90,15 @@ class Cloze(OneFileTask):
         for key, _ in split_ids(self, rows, split, groups):
             caption = captions[key]
             places = spans(caption)
-            sighted = [place for place in places if caption[slice(*place)].lower() in grounded]
-            if not places or (self.words == "grounded" and not sighted):
-                continue
+            if self.words == "grounded":
+                places = [place for place in places if caption[slice(*place)].lower() in grounded]
             about = {"image": images[key]} if key in images else None
-            if split == "train":
+            if split == "train" and places:
                 examples.append(Example(key, (), caption, ((caption, 1.0),), caption, about=about))
+            places = [place for place in places if caption[: place[0]].strip()]  # behind nothing a causal model is mute
+            if split == "train" or not places:
                 continue
-            # A causal model has nothing before the first word.
-            start, end = random.Random(f"{self.seed} {key}").choice([p for p in sighted or places if p[0]] or places)
+            start, end = random.Random(f"{self.seed} {key}").choice(places)
             word = caption[start:end]
             text = caption[:start] + MASK + caption[end:]
             examples.append(Example(key, (), text, ((word, 1.0),), word.lower(), about=about))

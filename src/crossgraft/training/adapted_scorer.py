@@ -46,7 +46,7 @@ def adapted_scorer(
         queries: text -> what images are looked for with; by default the text itself.
 
     Raises:
-        InputError: no finished run, or one of another kind or backbone; its bank or encoder is another.
+        InputError: no finished run, or one of another kind or backbone; it was trained with another dual encoder.
     """
     recipe = read_run(folder)
     if recipe.model not in KINDS:
@@ -57,9 +57,9 @@ def adapted_scorer(
     quiet_transformers()
     recipe, where = replace(recipe, backbone=model), device_of(device)
     form = read_form(recipe, recipe.make_tasks(), folder)
-    source = KnowledgeSource.open(recipe, device=str(where))
+    source = KnowledgeSource.open(recipe, device=str(where), say=say)
     if source is not None:
-        source.restore(folder)
+        source.restore(folder, say)
     adapted = trained_model(recipe, form, folder, recipe.visual.feature_width or 1, where)
 
     @contextmanager

@@ -57,7 +57,7 @@ class Answerer:
         folder = Path(folder)
         recipe, where = read_run(folder), device_of(device)
         if recipe.visual.encoder is None:
-            raise InputError(f"{folder}: the run learned from arrays of features; it names no encoder for images")
+            raise InputError(f"{folder}: the run names no encoder for images (it learned from arrays, or texts)")
         inner = load_encoder(recipe.visual.encoder, device=str(where), dtype=recipe.visual.dtype)
         encoder = pooled(inner, recipe.visual.side)
         tasks = recipe.make_tasks()

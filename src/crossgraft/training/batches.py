@@ -17,7 +17,7 @@ from crossgraft.tasks import Example, Task
 from crossgraft.tasks.cloze import without_masks
 from crossgraft.training.forms import Form, Lesson
 from crossgraft.training.forms.base import in_batch
-from crossgraft.training.knowledge import KnowledgeSource
+from crossgraft.training.knowledge import KnowledgeSource, own_image, told
 from crossgraft.training.visual import VisualSource, pad
 
 
@@ -135,16 +135,17 @@ class Collator:
         batch: dict[str, Any] = {"rows": list(rows), "task": name, "examples": examples, **inputs}
         if any(example.images for example in examples):
             batch["visual"], batch["visual_mask"] = pad([self._features(example, task) for example in examples])
-        told = [f"{example.text} {example.second}" for example in examples]
+        seen = [told(example) for example in examples]
         if self.training:
             drawn = [task.draw(example, self._rng(row)) for example, row in zip(examples, rows, strict=True)]
-            batch |= self.form.targets(self.tokenizer, inputs, Lesson(name, examples, drawn, self.answer_length))
+            length = self.text_length if task.cloze else self.answer_length
+            batch |= self.form.targets(self.tokenizer, inputs, Lesson(name, examples, drawn, length))
             if task.cloze:  # what is shown beside a text must not know the words that are hidden in it
-                told = [masked for masked, _ in drawn]
+                seen = [masked for masked, _ in drawn]
         if self.knowledge is not None:
-            learned = self.training and task.cloze and self.knowledge.settings.own
-            own = [(example.about or {}).get("image") for example in examples] if learned else ()
-            batch |= in_batch(self.knowledge.of([without_masks(text) for text in told], own=own))
+            learned = self.training and task.cloze and self.knowledge.shows_own
+            own = [own_image(example) for example in examples] if learned else ()
+            batch |= in_batch(self.knowledge.of([without_masks(text) for text in seen], own=own))
         return batch
 
     def _features(self, example: Example, task: Task) -> Tensor:

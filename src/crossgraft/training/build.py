@@ -58,6 +58,12 @@ def check_methods(recipe: Recipe) -> None:
         InputError: the backbone's configuration cannot be had, or a method does not fit.
         CrossgraftError: a package that a method needs is not installed.
     """
+    for name, task in recipe.make_tasks().items():
+        if task.cloze != (recipe.model == "masked") and not (task.cloze and recipe.model == "causal"):
+            raise InputError(
+                f"{recipe.name}: tasks.{name}: {task.name} cannot be learned with model={recipe.model}; masked words "
+                "are for model=masked and model=causal, and model=masked is for them alone"
+            )
     check_knowledge(recipe)
     _laid_out(recipe, {"feature_width": recipe.visual.feature_width or 1, "visual_width": 1, "text_width": 1})
 

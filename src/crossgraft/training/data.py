@@ -54,6 +54,11 @@ class Data:
                 found[f"{task}/{split}"] = digest.hexdigest()
         return found
 
+    def identity(self) -> dict[str, str]:
+        """What a run that is resumed has to find again: the data's fingerprints, and the bank's."""
+        known = {} if self.knowledge is None else self.knowledge.provenance()
+        return self.fingerprints() | ({"knowledge": str(known["bank"])} if "bank" in known else {})
+
 
 def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], device: str, say: Say) -> Data:
     """Read the splits of all tasks and make their features ready.
@@ -89,7 +94,7 @@ def load_data(recipe: Recipe, tasks: Mapping[str, Task], splits: Sequence[str], 
                 raise InputError(f"{name}: none of the {len(part)} examples of {split} can be used ({skipped[-1]})")
     if skipped:
         say(f"{len(skipped)} examples are left out, their images cannot be used; the first: {skipped[0]}")
-    return Data(examples, source, skipped, KnowledgeSource.open(recipe, device=device))
+    return Data(examples, source, skipped, KnowledgeSource.open(recipe, device=device, say=say))
 
 
 def load_training_data(recipe: Recipe, tasks: Mapping[str, Task], device: str, say: Say) -> Data:

@@ -94,9 +94,9 @@ class Examiner:
         own = chunks[processes.rank() :: processes.world()]
         made: list[tuple[int, str]] = []
         self.meter.start(f"answering {name}", sum(map(len, own)))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.training.dtype == "bfloat16"):
-            for places in own:
-                batch = collator([Row(name, place, 0) for place in places])
+        for places in own:
+            batch = collator([Row(name, place, 0) for place in places])  # its dual encoder has a precision of its own
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.training.dtype == "bfloat16"):
                 given = {
                     key: value.to(device) if isinstance(value, torch.Tensor) else value
                     for key, value in inputs(model, batch, split).items()

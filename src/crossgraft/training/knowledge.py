@@ -6,7 +6,7 @@ Methods that look at such memories (`Method.memories`, X-adapter) are fed by thi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from crossgraft.encoders.store import default_store
 from crossgraft.errors import InputError
 from crossgraft.files import read_json, write_json
 from crossgraft.methods.xadapter import READ, RETRIEVED
+from crossgraft.tasks import Example
 from crossgraft.tensors import read_tensors
 from crossgraft.training.recipe import Recipe, placed
 from crossgraft.training.settings import Knowledge
 from crossgraft.training.standard import ENOUGH, Standard, read_standard
 
+Say = Callable[[str], None]
 FILE, STANDARD, CENTRE = "knowledge.json", "knowledge.safetensors", "texts.safetensors"  # in a run's folder
 REFERENCE = 256  # training texts whose mean is taken
 IN_MEMORY = 2**30  # bytes of a bank's features that are held in memory; more stay on disk
@@ -47,7 +49,7 @@ class KnowledgeSource:
         bank: of images, None where no method looks at images.
         standard: of the bank's features; None: as they are.
         mean: of texts' embeddings (d,), which is taken off those that images are looked for with; None: nothing is.
-        row_of: name of an image's file -> its row in the bank.
+        files: name of an image's file -> the files that have it, and their rows in the bank.
     """
 
     settings: Knowledge
@@ -56,14 +58,14 @@ class KnowledgeSource:
     bank: ImageBank | None = None
     standard: Standard | None = None
     mean: Tensor | None = None
-    row_of: dict[str, int] = field(default_factory=dict)
+    files: dict[str, list[tuple[Path, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._found: dict[str, Tensor] = {}
         self._held: Tensor | None = None  # the features of a bank that is not too large
 
     @classmethod
-    def open(cls, recipe: Recipe, *, device: str = "auto") -> KnowledgeSource | None:
+    def open(cls, recipe: Recipe, *, device: str = "auto", say: Say = lambda _: None) -> KnowledgeSource | None:
         """Make ready what the recipe's methods look at: images are encoded, once, into a store.
 
         Returns:
@@ -83,18 +85,27 @@ class KnowledgeSource:
         source = cls(settings, encoder, wanted)
         if RETRIEVED in wanted:
             images = image_files([Path(placed(str(path), recipe.data)) for path in settings.images])
-            done = extract(images, encoder, settings.store or default_store(encoder), grid=False, wait=True)
+            done = extract(images, encoder, settings.store or default_store(encoder), wait=True)
+            if done.skipped:
+                bad = done.skipped[0]
+                say(
+                    f"{len(done.skipped)} images of the bank cannot be used; the first: {bad['path']} ({bad['reason']})"
+                )
             hashes = list(dict.fromkeys(done.hash_of.values()))
             # A store may hold other images, too; one that holds these alone stays on disk.
             if settings.centre or set(done.store.hashes) != set(hashes):
                 embeddings = done.store.gather(hashes)
                 if settings.centre:
                     embeddings -= embeddings.mean(0)
+                    if not embeddings.norm(dim=1).all():
+                        raise InputError(
+                            "knowledge.centre: an image is the bank's mean; add images, or set it to false"
+                        )
                 source.bank = ImageBank(embeddings, hashes, encoder.fingerprint, done.store)
             else:
                 source.bank = ImageBank.from_store(done.store, encoder)
-            place = {h: row for row, h in enumerate(hashes)}
-            source.row_of = {path.name: place[h] for path, h in done.hash_of.items()}
+            for path, h in done.hash_of.items():
+                source.files.setdefault(path.name, []).append((path, source.bank.row_of(h)))  # type: ignore[arg-type]
             if len(source.bank) < settings.count:
                 raise InputError(f"knowledge.count is {settings.count}, and the bank holds {len(hashes)} images")
             if settings.standardise:
@@ -117,7 +128,7 @@ class KnowledgeSource:
         found = {"encoder": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint}}
         if self.bank is None:
             return found
-        digest = hashlib.sha256("".join(self.bank.hashes or ()).encode()).hexdigest()
+        digest = hashlib.sha256("".join(sorted(self.bank.hashes or ())).encode()).hexdigest()
         return {**found, "images": len(self.bank), "bank": digest}
 
     def save(self, folder: Path) -> None:
@@ -128,29 +139,64 @@ class KnowledgeSource:
         if self.mean is not None:
             save_file({"mean": self.mean.contiguous()}, folder / CENTRE)
 
-    def learn(self, texts: Sequence[str]) -> None:
-        """Know what training texts are like, those that images are looked for with later."""
-        if self.settings.centre and self.bank is not None and self.settings.choice == "nearest":
-            some = [text for text in texts if text.strip()]
-            self.mean = self.encoder.encode_texts(some[:: max(1, len(some) // REFERENCE)]).mean(0).cpu()
+    @property
+    def centres(self) -> bool:
+        """Whether texts are taken among training texts."""
+        return self.settings.centre and self.bank is not None and self.settings.choice == "nearest"
 
-    def restore(self, folder: Path) -> None:
-        """Show what was shown when a run was trained, as far as that depends on the bank of that time.
+    @property
+    def shows_own(self) -> bool:
+        """Whether captions that are learned are shown the images that they are of."""
+        return self.settings.own and self.bank is not None and self.settings.choice == "nearest"
+
+    def learn(self, examples: Sequence[Example], say: Say) -> None:
+        """Know what training texts are like, those that images are looked for with later.
+
+        Raises:
+            InputError: captions are to be shown their own images, and the bank has none of these.
+        """
+        texts = [text for example in examples if (text := told(example)).strip()]
+        if self.centres and texts:
+            self.mean = self.encoder.encode_texts(texts[:: max(1, len(texts) // REFERENCE)]).mean(0).cpu()
+        if self.shows_own:
+            found = sum(self.own_row(own_image(example)) is not None for example in examples)
+            if not found:
+                raise InputError(
+                    "knowledge.own: the bank has no image that a caption names; add their folder to images"
+                )
+            say(f"{found} of {len(examples)} captions are shown the image that they are of")
+
+    def restore(self, folder: Path, say: Say = lambda _: None) -> None:
+        """Look for images, and show them, as when a run was trained; the bank may have others than at that time.
 
         Raises:
             InputError: it was another encoder; a file is missing or damaged.
         """
-        recorded, now = read_json(folder / FILE), self.encoder.fingerprint
+        recorded, now = read_json(folder / FILE), self.provenance()
         trained = recorded.get("encoder", {}).get("fingerprint") if isinstance(recorded, dict) else None
-        if trained != now:
+        if trained != self.encoder.fingerprint:
             raise InputError(
-                f"{folder}: learned what another dual encoder knows ({str(trained)[:12]}) than this one ({now[:12]}); "
-                "use the one it was trained with, or train again"
+                f"{folder}: learned what another dual encoder knows ({str(trained)[:12]}) than this one "
+                f"({self.encoder.fingerprint[:12]}); use the one it was trained with, or train again"
             )
+        if recorded.get("bank") != now.get("bank"):
+            say(f"note: the bank has {now.get('images')} images, and not the {recorded.get('images')} of the training")
         if self.standard is not None:
             self.standard = read_standard(folder, self.widths["visual_width"], STANDARD)
-        if (folder / CENTRE).is_file():
-            self.mean = read_tensors(folder / CENTRE)["mean"]
+        if self.centres:
+            self.mean = read_tensors(folder / CENTRE).get("mean")
+            if self.mean is None or self.mean.shape != (self.encoder.embedding_dim,):
+                raise InputError(
+                    f"{folder / CENTRE}: expected a mean of {self.encoder.embedding_dim} numbers; train again"
+                )
+
+    def own_row(self, name: str | None) -> int | None:
+        """The row of the one image whose path ends in this name; None if there is none, or more than one."""
+        if name is None:
+            return None
+        parts = Path(name).parts
+        rows = {row for path, row in self.files.get(parts[-1], ()) if path.parts[-len(parts) :] == parts}
+        return rows.pop() if len(rows) == 1 else None
 
     def of(
         self, texts: Sequence[str], queries: Sequence[str] | None = None, own: Sequence[str | None] = ()
@@ -165,7 +211,7 @@ class KnowledgeSource:
         if RETRIEVED in self.memories:
             features, mask = self._spread(texts if queries is None else queries, self._images)
             for row, name in enumerate(own):
-                if name is not None and (at := self.row_of.get(Path(name).name)) is not None and mask[row].any():
+                if (at := self.own_row(name)) is not None and mask[row].any():
                     features[row, -1] = self._features(torch.tensor([[at]]))[0, 0]
             made[RETRIEVED] = Memory(features, mask)
         if READ in self.memories:
@@ -225,6 +271,16 @@ class KnowledgeSource:
         at = torch.tensor(rows)
         every = made.new_zeros(len(texts), *made.shape[1:]).index_copy(0, at, made)
         return every, mask.new_zeros(len(texts), mask.shape[1]).index_copy(0, at, mask)
+
+
+def told(example: Example) -> str:
+    """What may be looked for of an example: its text, or both of a pair."""
+    return f"{example.text} {example.second}"
+
+
+def own_image(example: Example) -> str | None:
+    """The image that a caption is of, as its file names it."""
+    return (example.about or {}).get("image")
 
 
 def looked_at(recipe: Recipe) -> tuple[str, ...]:

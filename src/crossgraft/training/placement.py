@@ -145,7 +145,7 @@ class PlacementSearch:
             return {}
         self.model.set_active(*self.shared, task=task)
         below, _ = self.form.prefix_inputs(inputs)
-        with ExitStack() as hooks:
+        with self.form.seeing(self.model, inputs), ExitStack() as hooks:
             taken = {k: hooks.enter_context(captured(self.model.backbone, stack, k)) for k in depths[:-1]}
             last = self.form.capture(self.model, depths[-1], **below)
         states = {k: found[0] for k, found in taken.items()} | {depths[-1]: last.states}
@@ -204,12 +204,12 @@ def _search(recipe: Recipe, data: Data, folder: Path, device: torch.device, say:
     form = form_of(recipe, tasks)
     form.learn_answers(examples)
     if data.knowledge is not None:
-        data.knowledge.learn([example.text for part in data.examples["train"].values() for example in part])
+        data.knowledge.learn([example for part in data.examples["train"].values() for example in part], say)
     if recipe.visual.standardise:
         data.source.standard = measure(tasks, examples, data.source)
     model = build_backbone(recipe, form, data.source.feature_width, device)
     names, shared = attach_all(model, recipe, form, data.widths())
-    run_folder.begin(folder, recipe, data.fingerprints(), form.state())
+    run_folder.begin(folder, recipe, data.identity(), form.state())
 
     learned, held = hold_out(examples, recipe.search.holdout, training.seed)
     tokenizer = load_tokenizer(recipe.backbone, form)

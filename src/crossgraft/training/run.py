@@ -84,7 +84,7 @@ def _train(
     form = form_of(recipe, tasks)
     form.learn_answers(data.examples["train"])
     if data.knowledge is not None:
-        data.knowledge.learn([example.text for part in data.examples["train"].values() for example in part])
+        data.knowledge.learn([example for part in data.examples["train"].values() for example in part], say)
     if recipe.visual.standardise:
         data.source.standard = measure(tasks, data.examples["train"], data.source)
     tokenizer = load_tokenizer(recipe.backbone, form)
@@ -102,7 +102,7 @@ def _train(
     steps = training.max_steps if training.max_steps is not None else math.ceil(steps_an_epoch * training.epochs)
     made = arguments(training, folder, steps, device)  # refuses what cannot be, before anything is written
     if processes.is_first():
-        run_folder.begin(folder, recipe, fingerprints, form.state())
+        run_folder.begin(folder, recipe, data.identity(), form.state())
         if data.source.standard is not None:
             data.source.standard.save(folder)
         if data.knowledge is not None:
@@ -241,7 +241,7 @@ def evaluate(
     if recipe.visual.standardise:
         data.source.standard = read_standard(folder, data.source.feature_width)
     if data.knowledge is not None:
-        data.knowledge.restore(folder)
+        data.knowledge.restore(folder, say)
     form = read_form(recipe, tasks, folder)
     model = trained_model(recipe, form, folder, data.source.feature_width, where)
     out = folder / run_folder.ANSWERS

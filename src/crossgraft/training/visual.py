@@ -92,7 +92,9 @@ class VisualSource:
                 "videos cannot share a run with it"
             )
         width = _agreed(visual, own[min(kinds)], visual.encoder)
-        done = extract(images, encoder, visual.store or default_store(encoder), grid=True, wait=True)
+        done = extract(
+            images, encoder, visual.store or default_store(encoder, grid=visual.side is None), grid=True, wait=True
+        )
         skipped |= {Path(str(entry["path"])): str(entry["reason"]) for entry in done.skipped}
         source = cls(width, visual.side, done.store, done.hash_of, skipped, encoder.fingerprint)
         source._check(widths)

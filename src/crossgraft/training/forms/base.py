@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -131,6 +131,10 @@ class Form(ABC):
     def samples(self, batch: Mapping[str, Any], split: str) -> list[Hashable]:
         """What each row of a batch is: two that are equal have the same states. Epochs do not matter."""
         return [(split, row.task, row.place) for row in batch["rows"]]
+
+    def seeing(self, adapted: AdaptedModel, given: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        """A context in which adapters look at what a batch holds for them; gives what is left to read."""
+        return looking(adapted, given)
 
     def prefix_inputs(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the frozen layers read, and what the model is given beside what they made of it."""

@@ -44,8 +44,10 @@ class CausalForm(Form):
     def texts(
         self, tokenizer: Any, texts: Sequence[str], length: int, seconds: Sequence[str] = ()
     ) -> dict[str, Tensor]:
-        """What is hidden is what comes next: all behind it is left out."""
-        return super().texts(tokenizer, [text.split(MASK)[0].rstrip() for text in texts], length, seconds)
+        """What is hidden is what comes next: all behind it is left out. Of nothing, a token to begin with is left."""
+        nothing = tokenizer.bos_token or tokenizer.eos_token
+        before = [text.split(MASK)[0].rstrip() or nothing for text in texts]
+        return super().texts(tokenizer, before, length, seconds)
 
     def targets(self, tokenizer: Any, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
         if lesson.task in self.tasks and self.tasks[lesson.task].cloze:

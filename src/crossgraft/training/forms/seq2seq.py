@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -62,6 +63,10 @@ class Seq2SeqForm(Form):
         with knowing(adapted, given) as read:
             offered = [example.choices for example in examples]
             return answer(adapted, tokenizer, read, self.tasks[task].decoding, offered)
+
+    def seeing(self, adapted: AdaptedModel, given: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        """Images are read, and not looked at."""
+        return knowing(adapted, given)
 
     def unused(self, pictured: bool) -> tuple[str, ...]:
         return () if pictured else ("visual_embedding.",)
