@@ -52,8 +52,9 @@ def search(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "crossgraft.cli.main", "search", str(arguments.recipe), *changes]
         spend(out, [*command, "--device", arguments.device])
     found = json.loads((out / "search.json").read_text())
-    kept = ("bandit", "exhaustive", "agree", "steps", "seconds", "settings")
-    return {"seed": seed, "cpu_seconds": json.loads((out / SPENT).read_text()), **{key: found[key] for key in kept}}
+    kept = {key: found[key] for key in ("bandit", "exhaustive", "agree", "steps", "seconds")}
+    cost = json.loads((out / SPENT).read_text())
+    return {"seed": seed, "cpu_seconds": cost, **kept, "settings": found["settings"]["search"]}
 
 
 def summary(document: dict[str, Any]) -> dict[str, Any]:

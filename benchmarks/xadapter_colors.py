@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import result_file
-from trainings import SPENT, slug, spend
+from trainings import SETTINGS, SPENT, said, slug, spend
 
 UNTOUCHED, TEXT, BY_NAME = "untouched", "captions, no images", "both, images by object name"
 VARIANTS = {
@@ -40,12 +40,14 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", help="key=value, as for `crossgraft train`")
     parser.add_argument("--colors", type=Path, nargs="+", required=True, help="data sets of object colours")
+    parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS), help="separated by ;")
     parser.add_argument("--model", default="pocket-llama")
     parser.add_argument("--work", type=Path, default=Path("runs/xadapter-colors"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--machine", default=f"{platform.machine()}, {os.cpu_count()} cores")
     arguments = parser.parse_intermixed_args()
-    trained = {name: train(arguments, name, changes) for name, changes in VARIANTS.items()}
+    chosen = {name: changes for name, changes in VARIANTS.items() if name in {TEXT, "both", *arguments.variants}}
+    trained = {name: train(arguments, name, changes) for name, changes in chosen.items()}
     rows = []
     for data in arguments.colors:
         control = None
@@ -56,9 +58,9 @@ def main() -> None:
     document = {
         "model": arguments.model,
         "recipe": str(arguments.recipe),
-        "changes": arguments.changes,
+        "changes": said(arguments.changes),
         "machine": arguments.machine,
-        "variants": VARIANTS,
+        "variants": chosen,
         "trainings": {name: summary(run) for name, run in trained.items()},
         "results": rows,
     }
@@ -89,13 +91,18 @@ def ask(
     found = json.loads((out / "results.json").read_text())
     colors = found["colors"]
     kept = {key: colors[key] for key in ("mean", "range", "mean_without_bias", "range_without_bias", "majority")}
-    return {"data": found["data"], **kept, "minus_text": found.get("control"), "seconds": found["seconds"]}
+    difference = {key: value for key, value in found.get("control", {}).items() if key != "answers"}
+    return {"data": found["data"], **kept, "minus_text": difference or None, "seconds": found["seconds"]}
 
 
 def summary(run: Path) -> dict[str, Any]:
     found = json.loads((run / "results.json").read_text())
-    kept = ("parameters", "steps", "seeds", "seconds", "mean_score", "knowledge", "data", "settings", "versions")
-    return {key: found[key] for key in kept} | {"cpu_seconds": json.loads((run / SPENT).read_text())}
+    kept = ("parameters", "steps", "seeds", "seconds", "mean_score", "knowledge", "data", "versions")
+    settings = {key: found["settings"][key] for key in SETTINGS}
+    return {key: found[key] for key in kept} | {
+        "settings": settings,
+        "cpu_seconds": json.loads((run / SPENT).read_text()),
+    }
 
 
 def show(document: dict[str, Any]) -> None:
