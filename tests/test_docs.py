@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+
+from crossgraft.training.recipe import recipe_from
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -84,6 +87,17 @@ def test_dvp_page(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("docs/dvp.md")
     exec(example, {})
     assert "[2, " in capsys.readouterr().out
+
+
+def test_xadapter_page(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/xadapter.md")
+    exec(example, {})
+    assert "[2, " in capsys.readouterr().out
+    (recipe,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/xadapter.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert recipe_from(yaml.safe_load(recipe), "docs/xadapter.md").methods()["xadapter"].memories == (
+        "retrieved",
+        "text",
+    )
 
 
 @pytest.mark.pocket
