@@ -14,7 +14,7 @@ from crossgraft.methods.attach import attach, parameter_counts
 from crossgraft.methods.base import Method
 from crossgraft.pocket.resolve import model_folder
 from crossgraft.training.forms import Form, form_of
-from crossgraft.training.knowledge import check_knowledge, known_widths, looked_at
+from crossgraft.training.memories import check_knowledge, known_widths, looked_at
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.visual import known_width, looks_at_images
 

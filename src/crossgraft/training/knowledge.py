@@ -6,7 +6,7 @@ Methods that look at such memories (`Method.memories`, X-adapter) are fed by thi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from crossgraft.adapt import Memory
 from crossgraft.encoders.base import Encoder
 from crossgraft.encoders.extract import extract
 from crossgraft.encoders.images import IMAGE_SUFFIXES
-from crossgraft.encoders.load import load_encoder, widths_of
+from crossgraft.encoders.load import load_encoder
 from crossgraft.encoders.retrieve import Hits, ImageBank
 from crossgraft.encoders.store import default_store
 from crossgraft.errors import InputError
@@ -27,6 +27,7 @@ from crossgraft.files import read_json, write_json
 from crossgraft.methods.xadapter import READ, RETRIEVED
 from crossgraft.tasks import Example
 from crossgraft.tensors import read_tensors
+from crossgraft.training.memories import check_knowledge, looked_at
 from crossgraft.training.recipe import Recipe, placed
 from crossgraft.training.settings import Knowledge
 from crossgraft.training.standard import ENOUGH, Standard, read_standard
@@ -283,26 +284,6 @@ def own_image(example: Example) -> str | None:
     return (example.about or {}).get("image")
 
 
-def looked_at(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the memories that the recipe's methods look at."""
-    return tuple(dict.fromkeys(name for method in recipe.methods().values() for name in method.memories))
-
-
-def check_knowledge(recipe: Recipe) -> None:
-    """Raises:
-    InputError: methods look at memories, and the recipe does not say what to make them of."""
-    wanted, settings = looked_at(recipe), recipe.knowledge
-    if wanted and settings.encoder is None:
-        raise InputError(
-            f"{recipe.name}: knowledge.encoder is needed: {', '.join(recipe.methods())} looks at what a dual encoder "
-            "knows of a text; name one, such as pocket-lite"
-        )
-    if RETRIEVED in wanted and not settings.images:
-        raise InputError(
-            f"{recipe.name}: knowledge.images is needed: folders of images among which some are found for each text"
-        )
-
-
 def image_files(places: Sequence[Path]) -> list[Path]:
     """All image files in folders, and files that are named themselves, in order.
 
@@ -326,21 +307,3 @@ def _standard(bank: ImageBank, features: str) -> Standard:
     some = torch.arange(0, len(bank), max(1, len(bank) // ENOUGH))[:, None]
     rows = bank.features(some, features)[:, 0].double()  # (n, g)
     return Standard.of(rows.mean(0), rows.std(0, correction=0))
-
-
-def known_widths(settings: Knowledge, wanted: Sequence[str]) -> Mapping[str, int]:
-    """`KnowledgeSource.widths`, of an encoder that is not loaded.
-
-    Raises:
-        InputError: they are not known.
-    """
-    found = {}
-    for name, option, kind in ((RETRIEVED, "visual_width", settings.features), (READ, "text_width", "text")):
-        if name in wanted:
-            width = getattr(settings, option) or widths_of(str(settings.encoder)).get(kind)
-            if width is None:
-                raise InputError(
-                    f"knowledge.{option} is needed: it is not known of {settings.encoder} without loading it"
-                )
-            found[option] = width
-    return found
