@@ -193,6 +193,11 @@ def test_a_resumed_run_wants_the_bank_it_began_with_and_a_finished_one_says_that
         evaluate(tmp_path / "run")
 
 
+def test_a_masked_model_needs_the_head_that_names_words(world: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"its weights lack .* tensors of a BertForMaskedLM, such as cls"):
+        train(made(world, tiny_clip, tmp_path, "bert"))
+
+
 @pytest.mark.parametrize("model", ["seq2seq", "classifier"])
 def test_masked_words_are_for_models_that_fill_them_in(
     model: str, world: Path, tiny_clip: Path, tmp_path: Path

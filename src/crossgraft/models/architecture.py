@@ -43,22 +43,29 @@ def language_config(name: str) -> PreTrainedConfig:
         ) from error
 
 
-def pretrained(name: str, families: Sequence[str], kind: Any, **options: Any) -> Any:
+def pretrained(name: str, families: Sequence[str], kind: Any, *, whole: bool = False, **options: Any) -> Any:
     """A language model of one of some families, from a folder or by its Hugging Face name.
 
     Args:
         kind: transformers' class that loads it, such as `AutoModelForSeq2SeqLM`.
+        whole: none of its weights may be new, such as those of a head that names words.
 
     Raises:
-        InputError: no such model, or it is of another family.
+        InputError: no such model, or it is of another family; weights are missing.
     """
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in families:
             raise InputError(f"{name} is a {config.model_type} model; sight is for {', '.join(families)}")
-        return kind.from_pretrained(name, **options)
+        model, loading = kind.from_pretrained(name, output_loading_info=True, **options)
     except InputError:
         raise
     except Exception as error:  # transformers meets damaged files and absent hubs with nearly any exception
         reason = first_line(error)
         raise InputError(f"cannot load {name!r} as a folder or Hugging Face name: {reason}") from error
+    if whole and (absent := sorted(loading["missing_keys"])):  # transformers fills these with random numbers
+        raise InputError(
+            f"{name}: its weights lack {len(absent)} tensors of a {type(model).__name__}, such as {absent[0]}; choose "
+            "a model that has them"
+        )
+    return model

@@ -33,7 +33,8 @@ class MaskedForm(Form):
         return AutoModelForMaskedLM.from_config(language_config(self.recipe.backbone))
 
     def pretrained(self, folder: str, feature_width: int) -> nn.Module:
-        return pretrained(folder, FAMILIES, AutoModelForMaskedLM, dtype=torch.float32).eval()  # type: ignore[no-any-return]
+        model = pretrained(folder, FAMILIES, AutoModelForMaskedLM, whole=True, dtype=torch.float32)
+        return model.eval()  # type: ignore[no-any-return]
 
     def texts(
         self, tokenizer: Any, texts: Sequence[str], length: int, seconds: Sequence[str] = ()
