@@ -35,13 +35,19 @@ class Memory:
 
         A row that has none is told to attend to all: nobody is to look at what comes of it.
         """
+        key = "seen", torch.is_inference_mode_enabled()  # what is made in there serves no backward pass
+        given = () if self.mask is None else (self.mask,)
+        found: tuple[Tensor, Tensor | None] = self.once(key, given, self._seen, learned=False)
+        return found
+
+    def _seen(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.mask is None:
-            return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device), None
+            return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), None
         mask = self.mask.bool()
         present = mask.any(1)
         return mask | ~present[:, None], None if bool(present.all()) else present
 
-    def once(self, key: Any, weights: Sequence[Tensor], make: Callable[[Tensor], Any]) -> Any:
+    def once(self, key: Any, weights: Sequence[Tensor], make: Callable[[Tensor], Any], *, learned: bool = True) -> Any:
         """make(tokens), made once for this memory and again after the tokens or the weights it is made with changed
         (a write through `.data` is not noticed).
 
@@ -50,8 +56,9 @@ class Memory:
         Args:
             key: what is made; hashable.
             weights: what it depends on beside the tokens.
+            learned: whether gradients go through it.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if (learned and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return make(self.tokens)
         now = [(value, 0 if value.is_inference() else value._version) for value in (self.tokens, *weights)]
         found = self.kept.get(key)

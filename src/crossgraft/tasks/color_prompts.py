@@ -9,7 +9,7 @@ from pathlib import Path
 from crossgraft.errors import InputError
 from crossgraft.registry import nearest
 from crossgraft.tasks.colors import ColoredObject
-from crossgraft.tasks.files import one_line
+from crossgraft.tasks.files import one_line, read_text
 
 PROMPTS = (
     "Q: What is the color of {object}? A: It is",
@@ -38,12 +38,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
         InputError: the file is missing or empty, or a line is no prompt (`check_prompts`).
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    lines = read_text(path).splitlines()
     numbered = {number: one_line(line) for number, line in enumerate(lines, 1)}
     kept = {number: line for number, line in numbered.items() if line and not line.startswith("#")}
     if not kept:

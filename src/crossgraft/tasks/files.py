@@ -146,7 +146,7 @@ def read_lines(path: Path) -> list[Row]:
             to be one); there are no lines.
     """
     rows = []
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 value = json.loads(line)
@@ -165,7 +165,7 @@ def read_lines(path: Path) -> list[Row]:
 
 def read_list_or_lines(path: Path) -> list[Row]:
     """The rows of a file that is either one JSON list of objects or JSON lines."""
-    if _text(path).lstrip().startswith("["):
+    if read_text(path).lstrip().startswith("["):
         return rows_of(read_json(path), path)
     return read_lines(path)
 
@@ -177,7 +177,7 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
         InputError: a column of `needed` is missing, a column comes twice, a row has more or fewer cells than the
             header, or there are no rows.
     """
-    text = _text(path)
+    text = read_text(path)
     header = text.split("\n", 1)[0]
     between = max(",;\t", key=header.count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=between, strict=True)
@@ -209,7 +209,12 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        InputError: it is missing, or not that.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
     except FileNotFoundError:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crossgraft.errors import InputError
 from crossgraft.tasks import Example, NoSuchSplit, Task
-from crossgraft.training.knowledge import KnowledgeSource
+from crossgraft.training.knowledge import KnowledgeSource, Say
 from crossgraft.training.recipe import Recipe
+from crossgraft.training.standard import measure
 from crossgraft.training.visual import VisualSource, looks_at_images
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -25,6 +24,18 @@ class Data:
     source: VisualSource
     skipped: list[str]
     knowledge: KnowledgeSource | None = None
+
+    def learn(self, recipe: Recipe, tasks: Mapping[str, Task], say: Say) -> None:
+        """What training examples alone tell: how features are standardised, and what texts are like.
+
+        Raises:
+            InputError: as for `KnowledgeSource.learn`.
+        """
+        train = self.examples["train"]
+        if self.knowledge is not None:
+            self.knowledge.learn([example for part in train.values() for example in part], say)
+        if recipe.visual.standardise:
+            self.source.standard = measure(tasks, train, self.source)
 
     def widths(self) -> dict[str, int]:
         """Option of a method -> width of what it is fed."""

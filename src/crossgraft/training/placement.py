@@ -40,7 +40,6 @@ from crossgraft.training.prefix_cache import inputs_of
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.search_setup import attach_all, hold_out
 from crossgraft.training.search_state import SearchState
-from crossgraft.training.standard import measure
 
 SEARCH, PAGE = "search.json", "search.html"
 CHECKPOINT_SECONDS = 60.0
@@ -203,10 +202,7 @@ def _search(recipe: Recipe, data: Data, folder: Path, device: torch.device, say:
     examples = data.examples["train"]
     form = form_of(recipe, tasks)
     form.learn_answers(examples)
-    if data.knowledge is not None:
-        data.knowledge.learn([example for part in data.examples["train"].values() for example in part], say)
-    if recipe.visual.standardise:
-        data.source.standard = measure(tasks, examples, data.source)
+    data.learn(recipe, tasks, say)
     model = build_backbone(recipe, form, data.source.feature_width, device)
     names, shared = attach_all(model, recipe, form, data.widths())
     run_folder.begin(folder, recipe, data.identity(), form.state())

@@ -35,7 +35,7 @@ from crossgraft.training.packages import need, need_metrics
 from crossgraft.training.prefix_cache import PrefixCache
 from crossgraft.training.recipe import Recipe
 from crossgraft.training.run_folder import read_run
-from crossgraft.training.standard import measure, read_standard
+from crossgraft.training.standard import read_standard
 from crossgraft.training.trainer import MultiTaskTrainer, arguments, tensorboard
 
 __all__ = ["check_encoder", "evaluate", "load_data", "read_form", "read_run", "train", "trained_model"]
@@ -83,10 +83,7 @@ def _train(
     fingerprints = data.fingerprints()
     form = form_of(recipe, tasks)
     form.learn_answers(data.examples["train"])
-    if data.knowledge is not None:
-        data.knowledge.learn([example for part in data.examples["train"].values() for example in part], say)
-    if recipe.visual.standardise:
-        data.source.standard = measure(tasks, data.examples["train"], data.source)
+    data.learn(recipe, tasks, say)
     tokenizer = load_tokenizer(recipe.backbone, form)
     model = build_backbone(recipe, form, data.source.feature_width, device)
     put_methods(model, recipe, form, data.widths())
