@@ -13,11 +13,11 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from make_emoji import STYLES, fetch, identities, tarball
+from make_emoji import STYLES, Style, fetch, identities, tarball
 
 from crossgraft.files import sha256_file
 
@@ -54,21 +54,25 @@ def read_pictures(folder: Path) -> list[Picture]:
 
 def _emoji(folder: Path) -> Iterator[Picture]:
     demo = {emoji for _, _, emoji, _ in identities()}
+    yield from emoji_of(folder, EMOJI, demo)
+
+
+def emoji_of(folder: Path, style: Style, without: Collection[str]) -> Iterator[Picture]:
+    """Emoji of things in one style, but for the short names `without`, in the order of their files."""
     with tarfile.open(tarball(NAMES, folder)) as archive:
         table = json.load(archive.extractfile("package/emoji.json"))  # type: ignore[arg-type]
     wanted = {}
     for entry in table:
-        if entry["category"] not in LEFT_OUT and entry["short_name"] not in demo:
+        if entry["category"] not in LEFT_OUT and entry["short_name"] not in without:
             name = (entry["name"] or entry["short_name"].replace("_", " ")).lower()
             for code in {entry["unified"].lower(), (entry["non_qualified"] or entry["unified"]).lower()}:
-                wanted[code] = name
-    with tarfile.open(tarball(EMOJI, folder)) as archive:
+                wanted[style.image.format(code=code)] = name
+    with tarfile.open(tarball(style, folder)) as archive:
         for member in sorted(archive.getmembers(), key=lambda m: m.name):
-            path = PurePosixPath(member.name)
-            if path.stem in wanted and path.parent.name == "assets":
+            if member.name in wanted:
                 stream = archive.extractfile(member)
                 assert stream is not None
-                yield Picture(wanted[path.stem], stream.read(), stamp=False)
+                yield Picture(wanted[member.name], stream.read(), stamp=False)
 
 
 def _stamps(folder: Path) -> Iterator[Picture]:

@@ -36,7 +36,8 @@ def colors(
         Path | None, typer.Option(metavar="ANSWERS", help="answers.jsonl of a control: says how much better this is.")
     ] = None,
     look_for: Annotated[
-        str, typer.Option(help="With --adapter: what images are looked for with, the whole sentence or the object.")
+        str,
+        typer.Option(help="With --adapter: images for the sentence, for the object, or of the object's label."),
     ] = "sentence",
     explain: Annotated[
         bool, typer.Option("--explain", help="With --adapter and --out: write retrieved.html, the images it was shown.")
@@ -52,8 +53,8 @@ def colors(
     """Ask a language model for the colours of objects, zero-shot, by several prompts."""
     if out is not None:
         check_out_folder(out)
-    if look_for not in ("sentence", "object"):
-        raise InputError(f"--look-for {look_for!r} is unknown: choose sentence or object")
+    if look_for not in ("sentence", "object", "label"):
+        raise InputError(f"--look-for {look_for!r} is unknown: choose sentence, object or label")
     if explain and (adapter is None or out is None):
         raise InputError("--explain shows what an adapter was shown: give --adapter and --out, too")
     from crossgraft.tasks.color_prompts import PROMPTS, fill, read_prompts
@@ -73,12 +74,14 @@ def colors(
     else:
         from crossgraft.training.adapted_scorer import adapted_scorer
 
-        if look_for == "object":
+        if look_for != "sentence":
             queries = {fill(prompt, one): one.name for prompt in chosen for one in objects.objects}
         made = adapted_scorer(model, adapter, kind=kind, device=device, queries=queries, say=say)
         scorer, knowledge, method = made.scorer, made.knowledge, "adapted, then zero-shot"
         about = {"adapter": str(adapter), "look_for": look_for}
         about |= {} if knowledge is None else {"knowledge": knowledge.provenance()}
+        if look_for == "label":
+            about["labelled"] = _use_labels(knowledge, [one.name for one in objects.objects[:limit]])
     run = run_colors(
         scorer, objects, chosen, model=model, method=method, about=about, limit=limit, seed=seed, progress=True
     )
@@ -95,6 +98,15 @@ def colors(
     _table(run.document)
     if out is not None:
         typer.echo(f"{out / 'colors.html'}: the page; results.json and answers.jsonl lie beside it")
+
+
+def _use_labels(knowledge: KnowledgeSource | None, names: list[str]) -> list[str]:
+    """Show images by their label; the objects that the bank has images of."""
+    if knowledge is None:
+        raise InputError("--look-for label: this adapter was shown no images")
+    labelled = knowledge.use_labels(names)
+    say(f"{len(labelled)} of {len(names)} objects have images of their label; for the others they are searched for")
+    return labelled
 
 
 def _explained(knowledge: KnowledgeSource | None, texts: list[str], queries: Mapping[str, str]) -> str:

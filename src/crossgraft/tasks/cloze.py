@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from crossgraft.tasks.metrics.exact import percent
 from crossgraft.tasks.own_data import captions_of, is_coco
 from crossgraft.tasks.registry import register_task
 from crossgraft.tasks.splits import OneFileTask, split_ids
+from crossgraft.tasks.statements import check_template, statements
 
 MASK = "[MASK]"  # stands for a masked word, whatever token a tokenizer has for it
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
@@ -56,6 +57,8 @@ class Cloze(OneFileTask):
         words: which are masked first: "any", or "grounded" in what can be seen; captions without such a word are then
             left out.
         word_list: a JSON list of grounded words; None: colours.
+        statement: what is told in place of a caption, once for each grounded word (`tasks.statements`): a sentence with
+            {next} for the word behind it and {word}, such as "The color of the {next} is {word}."; None: the caption.
         encoding: of a text file.
     """
 
@@ -63,6 +66,7 @@ class Cloze(OneFileTask):
     share: float = 0.2
     words: Literal["any", "grounded"] = "any"
     word_list: Path | None = None
+    statement: str | None = None
     encoding: str = "utf-8-sig"
 
     prefix = ""  # no fields: masked words are found in the caption as it is
@@ -76,6 +80,10 @@ class Cloze(OneFileTask):
             raise InputError(f"share: must be above 0 and at most 1, found {self.share}")
         if self.words not in ("any", "grounded"):
             raise InputError(f"words: must be any or grounded, found {self.words!r}")
+        if self.statement is not None:
+            if self.words != "grounded":
+                raise InputError("statement: tells of grounded words; set words=grounded, too")
+            check_template(self.statement)
 
     @property
     def decoding(self) -> Decoding:
@@ -138,7 +146,7 @@ class Cloze(OneFileTask):
         groups: dict[str, str] = {}
         images: dict[str, str] = {}
         for row, group, texts in self._captions():
-            for text in map(one_line, texts):
+            for text in self._told(map(one_line, texts)):
                 if MASK in text:
                     raise InputError(f"{row.where}: the caption holds {MASK}, which stands for a masked word")
                 key = f"{group}#{len(captions)}"
@@ -147,8 +155,16 @@ class Cloze(OneFileTask):
                 if isinstance(image, str):
                     images[key] = image
         if not captions:
-            raise InputError(f"{self.file}: holds no caption")
+            wanted = "caption" if self.statement is None else "caption with a grounded word before what it is of"
+            raise InputError(f"{self.file}: holds no {wanted}")
         return rows, captions, groups, images
+
+    def _told(self, texts: Iterable[str]) -> Iterable[str]:
+        """Captions of one image, or what they state, each once."""
+        if self.statement is None:
+            return texts
+        grounded = self._grounded()
+        return dict.fromkeys(one for text in texts for one in statements(text, grounded, self.statement))
 
     def _captions(self) -> list[tuple[Row, str, Sequence[str]]]:
         """Each row of the file, what it is of, and its captions."""

@@ -6,7 +6,7 @@ Methods that look at such memories (`Method.memories`, X-adapter) are fed by thi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from crossgraft.files import read_json, write_json
 from crossgraft.methods.xadapter import READ, RETRIEVED
 from crossgraft.tasks import Example
 from crossgraft.tensors import read_tensors
+from crossgraft.training.labelled import Labels
 from crossgraft.training.memories import check_knowledge, looked_at
 from crossgraft.training.recipe import Recipe, placed
 from crossgraft.training.settings import Knowledge
@@ -63,6 +64,7 @@ class KnowledgeSource:
 
     def __post_init__(self) -> None:
         self._found: dict[str, Tensor] = {}
+        self._labelled: dict[str, Tensor] = {}
         self._held: Tensor | None = None  # the features of a bank that is not too large
 
     @classmethod
@@ -227,8 +229,33 @@ class KnowledgeSource:
             self._found |= fresh
         return torch.stack([fresh[text] if text in fresh else self._found[text] for text in texts])
 
+    def use_labels(self, things: Iterable[str]) -> list[str]:
+        """From now on show, for each thing that is looked for, images whose files are called so (`Labels`).
+
+        Returns:
+            the things that the bank has such images of; images for the others are found as ever.
+
+        Raises:
+            InputError: no image of the bank is called so.
+        """
+        if self.bank is None:
+            raise InputError("this adapter was shown no images, so none can be looked for by their label")
+        labels = Labels(file for files in self.files.values() for file in files)
+        found = {thing: rows for thing in things if (rows := labels.rows(thing, self.settings.count))}
+        if not found:
+            raise InputError("no image of the bank is called as what is asked about; name its files or folders so")
+        self._labelled = {thing: torch.tensor(rows) for thing, rows in found.items()}
+        return list(found)
+
     def hits(self, texts: Sequence[str]) -> Hits:
-        """Rows as `find` has them, and their cosines; random images have none, which is 0."""
+        """Rows as `find` has them, and their cosines; images that were not searched for have none, which is 0."""
+        found = self._searched(texts)
+        for place, text in enumerate(texts):
+            if text in self._labelled:
+                found.rows[place], found.scores[place] = self._labelled[text], 0
+        return found
+
+    def _searched(self, texts: Sequence[str]) -> Hits:
         assert self.bank is not None
         if self.settings.choice == "random":
             rows = torch.stack([self._random(text) for text in texts])
