@@ -1,11 +1,12 @@
 """Object colours after adaptation on captions: X-adapter and all of its controls, at equal steps.
 
-    python benchmarks/xadapter_colors.py recipes/pocket/xadapter-llama.yaml data=DATA training.max_steps=200 \\
+    python benchmarks/xadapter_colors.py recipes/pocket/xadapter-llama.yaml data=DATA training.max_steps=300 \\
         --colors DATA/text/color_terms/color-concrete-objects.csv DATA/text/coda --machine "..."
 
-Zero-shot: nothing of the data sets is learned from. Each number is a mean over prompts, with its range
-and the 95 % bootstrap interval over objects; "minus text" is the paired difference to adapters of equal size that
-learned the same captions without images. What was trained already (in --work) is not trained again.
+Zero-shot: nothing of the data sets is learned from. Each number is a mean over prompts, with its range and the 95 %
+bootstrap interval over objects; "minus text" is the paired difference to adapters of equal size that learned the same
+captions without images. "Labelled" are the objects that the bank has images of by their files' names: there
+`--look-for label` is an oracle of retrieval. What was trained already (in --work) is not trained again.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from common import result_file
+from crossgraft.tasks.metrics import color_scores as metrics
+from crossgraft.training.colors_run import ANSWERS, RESULTS, Answers, read_answers
 from trainings import SETTINGS, SPENT, said, slug, spend
 
-UNTOUCHED, TEXT, BY_NAME = "untouched", "captions, no images", "both, images by object name"
+UNTOUCHED, TEXT = "untouched", "captions, no images"
+WAYS = {"object": "", "sentence": ", images by sentence", "label": ", images by label"}
 VARIANTS = {
-    TEXT: ["method={name: adapter, bottleneck: 315, sites: ['decoder.15-29.output']}"],
+    TEXT: ["method={name: adapter, bottleneck: 258, sites: ['decoder.15-29.output']}"],
     "both": [],
     "V-expert": ["method.experts=[visual]"],
     "T-expert": ["method.experts=[text]"],
@@ -41,6 +45,10 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="key=value, as for `crossgraft train`")
     parser.add_argument("--colors", type=Path, nargs="+", required=True, help="data sets of object colours")
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS), help="separated by ;")
+    parser.add_argument("--oracle", default="both", help="the variant that is also asked with images by other ways")
+    parser.add_argument(
+        "--ways", type=lambda text: text.split(","), default=["sentence", "label"], help="which, of sentence and label"
+    )
     parser.add_argument("--model", default="pocket-llama")
     parser.add_argument("--work", type=Path, default=Path("runs/xadapter-colors"))
     parser.add_argument("--device", default="auto")
@@ -50,11 +58,18 @@ def main() -> None:
     trained = {name: train(arguments, name, changes) for name, changes in chosen.items()}
     rows = []
     for data in arguments.colors:
-        control = None
-        for name, run in {TEXT: trained[TEXT], UNTOUCHED: None, **trained, BY_NAME: trained["both"]}.items():
-            out = arguments.work / f"{slug(name)}-{data.stem}"
-            rows.append({"variant": name, **ask(arguments, data, run, out, control, name == BY_NAME)})
-            control = control or out / "answers.jsonl"
+        asked = [(TEXT, "object"), (UNTOUCHED, "object"), *((name, "object") for name in trained if name != TEXT)]
+        asked += [(arguments.oracle, way) for way in arguments.ways]
+        outs = {(name, way): answers(arguments, data, trained.get(name), name, way) for name, way in asked}
+        control = read_answers(outs[TEXT, "object"] / ANSWERS)
+        labelled = labels(outs.get((arguments.oracle, "label")))
+        for (name, way), out in outs.items():
+            own = read_answers(out / ANSWERS)
+            difference = None if name == TEXT else metrics.paired_difference(100.0 * own.right, 100.0 * control.right)
+            rows.append(
+                {"variant": name + WAYS[way], "trained": name, **row(out), **on_labelled(own, labelled)}
+                | {"minus_text": None if difference is None else difference._asdict()}
+            )
     document = {
         "model": arguments.model,
         "recipe": str(arguments.recipe),
@@ -70,33 +85,53 @@ def main() -> None:
 
 def train(arguments: argparse.Namespace, name: str, changes: list[str]) -> Path:
     out: Path = arguments.work / slug(name)
-    if not (out / "results.json").is_file():
+    if not (out / RESULTS).is_file():
         resume = ["--resume"] if (out / "recipe.json").is_file() else []
         command = [sys.executable, "-m", "crossgraft.cli.main", "train", str(arguments.recipe), *arguments.changes]
         spend(out, [*command, *changes, f"out={out}", *resume, "--device", arguments.device])
     return out
 
 
-def ask(
-    arguments: argparse.Namespace, data: Path, run: Path | None, out: Path, control: Path | None, by_name: bool
-) -> dict[str, Any]:
-    """`crossgraft colors` -> what is kept of its results."""
-    if not (out / "results.json").is_file():
+def answers(arguments: argparse.Namespace, data: Path, run: Path | None, name: str, way: str) -> Path:
+    """`crossgraft colors`, unless it is done -> its folder."""
+    out: Path = arguments.work / f"{slug(name)}-{way}-{data.stem}"
+    if not (out / RESULTS).is_file():
         command = [sys.executable, "-m", "crossgraft.cli.main", "colors", "--model", arguments.model]
         command += ["--data", str(data), "--out", str(out), "--device", arguments.device, "--json"]
-        command += ["--adapter", str(run)] if run is not None else []
-        command += ["--look-for", "object"] if by_name else []
-        command += ["--control", str(control)] if control is not None else []
+        command += [] if run is None else ["--adapter", str(run)]
+        command += [] if name in (TEXT, UNTOUCHED) else ["--look-for", way, "--explain"] if has_images(run) else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    found = json.loads((out / "results.json").read_text())
+    return out
+
+
+def has_images(run: Path | None) -> bool:
+    """Whether a run's experts look at images."""
+    return run is not None and "bank" in (json.loads((run / RESULTS).read_text())["knowledge"] or {})
+
+
+def row(out: Path) -> dict[str, Any]:
+    """What is kept of results."""
+    found = json.loads((out / RESULTS).read_text())
     colors = found["colors"]
     kept = {key: colors[key] for key in ("mean", "range", "mean_without_bias", "range_without_bias", "majority")}
-    difference = {key: value for key, value in found.get("control", {}).items() if key != "answers"}
-    return {"data": found["data"], **kept, "minus_text": difference or None, "seconds": found["seconds"]}
+    return {"data": found["data"], **kept, "seconds": found["seconds"]}
+
+
+def labels(out: Path | None) -> set[str]:
+    return set() if out is None else set(json.loads((out / RESULTS).read_text())["labelled"])
+
+
+def on_labelled(own: Answers, labelled: set[str]) -> dict[str, Any]:
+    """Accuracy on the objects that the bank has images of by label."""
+    chosen = [phrase in labelled for phrase, _ in own.objects]
+    if not any(chosen):
+        return {"labelled": None}
+    accuracy = metrics.bootstrap(100 * own.right[:, chosen].mean(0))
+    return {"labelled": {"objects": sum(chosen), **accuracy._asdict()}}
 
 
 def summary(run: Path) -> dict[str, Any]:
-    found = json.loads((run / "results.json").read_text())
+    found = json.loads((run / RESULTS).read_text())
     kept = ("parameters", "steps", "seeds", "seconds", "mean_score", "knowledge", "data", "versions")
     settings = {key: found["settings"][key] for key in SETTINGS}
     return {key: found[key] for key in kept} | {
@@ -106,10 +141,10 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def show(document: dict[str, Any]) -> None:
-    table = Table("data", "variant", "% trained", "mean", "95 %", "range", "without bias", "minus text")
+    table = Table("data", "variant", "% trained", "mean", "95 %", "range", "without bias", "minus text", "labelled")
     for row in document["results"]:
-        trained = document["trainings"].get("both" if row["variant"] == BY_NAME else row["variant"])
-        control, mean = row["minus_text"], row["mean"]
+        trained = document["trainings"].get(row["trained"])
+        control, mean, labelled = row["minus_text"], row["mean"], row["labelled"]
         table.add_row(
             row["data"]["name"],
             row["variant"],
@@ -119,6 +154,7 @@ def show(document: dict[str, Any]) -> None:
             f"{row['range'][0]:.1f}-{row['range'][1]:.1f}",
             f"{row['mean_without_bias']['mean']:.1f}",
             "" if control is None else f"{control['mean']:+.1f} ({control['low']:+.1f} to {control['high']:+.1f})",
+            "" if labelled is None else f"{labelled['mean']:.1f}",
         )
     Console().print(table)
 

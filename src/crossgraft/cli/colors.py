@@ -81,7 +81,7 @@ def colors(
         about = {"adapter": str(adapter), "look_for": look_for}
         about |= {} if knowledge is None else {"knowledge": knowledge.provenance()}
         if look_for == "label":
-            about["labelled"] = _use_labels(knowledge, [one.name for one in objects.objects[:limit]])
+            about["labelled"] = _use_labels(knowledge, {one.phrase: one.name for one in objects.objects[:limit]})
     run = run_colors(
         scorer, objects, chosen, model=model, method=method, about=about, limit=limit, seed=seed, progress=True
     )
@@ -100,13 +100,13 @@ def colors(
         typer.echo(f"{out / 'colors.html'}: the page; results.json and answers.jsonl lie beside it")
 
 
-def _use_labels(knowledge: KnowledgeSource | None, names: list[str]) -> list[str]:
-    """Show images by their label; the objects that the bank has images of."""
+def _use_labels(knowledge: KnowledgeSource | None, names: dict[str, str]) -> list[str]:
+    """Show images by their label; the phrases, of phrase -> name, of objects that the bank has images of."""
     if knowledge is None:
         raise InputError("--look-for label: this adapter was shown no images")
-    labelled = knowledge.use_labels(names)
+    labelled = set(knowledge.use_labels(names.values()))
     say(f"{len(labelled)} of {len(names)} objects have images of their label; for the others they are searched for")
-    return labelled
+    return [phrase for phrase, name in names.items() if name in labelled]
 
 
 def _explained(knowledge: KnowledgeSource | None, texts: list[str], queries: Mapping[str, str]) -> str:
