@@ -102,6 +102,7 @@ def test_an_adapted_model_is_shown_what_is_found_for_each_prompt(
     again = cli(*common, "--adapter", adapted / "run", "--out", out, "--look-for", "object").json
     assert again["look_for"] == "object"
     assert not (out / "retrieved.html").exists()  # of the run before
+    assert "no image of the bank is called" in cli(*common, "--adapter", adapted / "run", "--look-for", "label").error
     other = "masked" if found["settings"]["kind"] == "causal" else "causal"
     assert "was adapted" in cli(*common, "--adapter", adapted / "run", "--kind", other).error
     assert "give --adapter and --out" in cli(*common, "--explain").error
@@ -110,6 +111,32 @@ def test_an_adapted_model_is_shown_what_is_found_for_each_prompt(
     weights = load_file(tmp_path / "other" / "model.safetensors")
     save_file({name: value + 0.1 for name, value in weights.items()}, tmp_path / "other" / "model.safetensors")
     assert "backbone" in cli(*common[:2], tmp_path / "other", *common[3:], "--adapter", adapted / "run").error
+
+
+def test_images_are_shown_by_their_label(cli: Cli, adapted: Path, work: Path, tmp_path: Path) -> None:
+    """A renamed bank shows what its names say; other objects are searched for."""
+    shutil.copytree(adapted, tmp_path / "run", ignore=shutil.ignore_patterns("model", "captions.txt"))
+    bank = tmp_path / "run" / "bank"
+    for old, new in {"0": "red_sea-1", "1": "sea_lion", "2": "sea_2"}.items():
+        (bank / f"{old}.png").rename(bank / f"{new}.png")
+    recipe = json.loads((tmp_path / "run" / "run" / "recipe.json").read_text())
+    recipe["knowledge"]["images"] = [str(bank)]
+    (tmp_path / "run" / "run" / "recipe.json").write_text(json.dumps(recipe))
+    (tmp_path / "prompts.txt").write_text("{object} usually {is}\n")
+    common = ("colors", "--model", adapted / "model", "--data", work / "objects.csv", "--device", "cpu", "--json")
+    common = (*common, "--prompts", tmp_path / "prompts.txt", "--adapter", tmp_path / "run" / "run")
+    done = cli(*common, "--look-for", "label", "--out", tmp_path / "label", "--explain")
+    assert done.json["labelled"] == ["the sea"]
+    assert "1 of 5 objects have images of their label" in done.err
+    page = (tmp_path / "label" / "retrieved.html").read_text()
+    shown = page[page.index(">sea<") :]
+    assert shown.index("2.png") < shown.index("0.png")  # as the store knows them, from before they were renamed
+    cli(*common, "--look-for", "object", "--out", tmp_path / "object")
+    label, found = (
+        [json.loads(line) for line in (tmp_path / way / "answers.jsonl").read_text().splitlines()]
+        for way in ("label", "object")
+    )
+    assert [one["object"] for one, other in zip(label, found, strict=True) if one != other] == ["the sea"]
 
 
 @pytest.mark.parametrize(

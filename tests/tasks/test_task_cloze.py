@@ -52,6 +52,28 @@ def test_grounded_words_are_masked_first() -> None:
     assert task.draw(Example("0", (), "a man and a dog"), rng)[0].count(MASK) == 1
 
 
+def test_what_captions_say_of_colours_is_told_with_the_colour_last(tmp_path: Path) -> None:
+    captions = [
+        "A Brown dog in red and behind a black and white dog .",
+        "A brown dog jumps; orange clothing, pink red hats, a yellow one, green standing trees",
+    ]
+    lines = write_lines(tmp_path / "captions.jsonl", [{"image": "a.jpg", "captions": captions}])
+    said = {"words": "grounded", "statement": "The color of the {next} is {word}."}
+    task = make("cloze", file=str(lines), fractions={"train": 1.0, "val": 0.0, "test": 0.0}, **said)
+    examples = task.load("train")
+    assert [example.text for example in examples] == [
+        "The color of the dog is brown.",
+        "The color of the dog is white.",
+        "The color of the clothing is orange.",
+        "The color of the hats is red.",
+    ]
+    assert {example.about["image"] for example in examples if example.about} == {"a.jpg"}
+    assert task.draw(examples[0], random.Random(0))[0] == f"The color of the dog is {MASK}."
+    write_lines(lines, [{"image": "a.jpg", "captions": ["a dog"]}])
+    with pytest.raises(InputError, match=r"captions.jsonl: holds no caption with a grounded word before what it is of"):
+        task.load("train")
+
+
 def test_captions_without_a_grounded_word_are_left_out_and_images_are_named(tmp_path: Path) -> None:
     rows = [{"image": "a.jpg", "captions": ["a red dog", "a dog"]}, {"image": "b.jpg", "captions": ["a man"]}]
     lines = write_lines(tmp_path / "captions.jsonl", rows)
@@ -117,6 +139,9 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"words": "colours"}, "words: must be any or grounded|words"),
         ({"file": str(tmp_path / "no.txt")}, "no.txt: no such file"),
         ({"word_list": str(tmp_path / "no.json"), "words": "grounded"}, "no.json"),
+        ({"statement": "The {next} is {word}"}, "set words=grounded"),
+        ({"words": "grounded", "statement": "The {next} is"}, "expected a sentence with {next} and behind it {word}"),
+        ({"words": "grounded", "statement": "A {word} {next}"}, "expected a sentence with {next} and behind it {word}"),
     ):
         with pytest.raises(InputError, match=message):
             cloze(tmp_path, **options).load("val")
