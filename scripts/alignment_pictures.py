@@ -57,13 +57,15 @@ def _emoji(folder: Path) -> Iterator[Picture]:
     yield from emoji_of(folder, EMOJI, demo)
 
 
-def emoji_of(folder: Path, style: Style, without: Collection[str]) -> Iterator[Picture]:
-    """Emoji of things in one style, but for the short names `without`, in the order of their files."""
+def emoji_of(
+    folder: Path, style: Style, without: Collection[str] = (), left_out: Collection[str] = LEFT_OUT
+) -> Iterator[Picture]:
+    """Emoji in one style, but for the short names `without` and categories `left_out`, in the order of their files."""
     with tarfile.open(tarball(NAMES, folder)) as archive:
         table = json.load(archive.extractfile("package/emoji.json"))  # type: ignore[arg-type]
     wanted = {}
     for entry in table:
-        if entry["category"] not in LEFT_OUT and entry["short_name"] not in without:
+        if entry["category"] not in left_out and entry["short_name"] not in without:
             name = (entry["name"] or entry["short_name"].replace("_", " ")).lower()
             for code in {entry["unified"].lower(), (entry["non_qualified"] or entry["unified"]).lower()}:
                 wanted[style.image.format(code=code)] = name

@@ -5,8 +5,9 @@
     python scripts/make_picture_bank.py DIR --without color-concrete-objects.csv coda
 
 It also writes DIR/captions.jsonl, "The color of the wombat is brown." for every picture that is mostly of one colour by
-its pixels (`picture_colors`), but for objects of the data sets `--without`, which stay questions. The pictures are
-emoji in the three styles of demo/emoji, and the stamps of scripts/alignment_pictures.py, on white. Pocket encoders were
+its pixels (`picture_colors`) and whose name says no colour. What is asked about in the data sets `--without` gets no
+caption, and is listed in DIR/asked.json for `without` of the task `cloze`. The pictures are emoji of things in the
+three styles of demo/emoji, and the stamps of scripts/alignment_pictures.py, cut out, on white. Pocket encoders were
 aligned with many of them, so that they find them well. Needs npm, apt-get and dpkg-deb.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import hashlib
 import io
 import json
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -23,27 +25,35 @@ from pathlib import Path
 from alignment_pictures import emoji_of, fetch_packages, read_pictures
 from make_emoji import STYLES, fetch
 from picture_colors import picture_color
-from PIL import Image
+from PIL import Image, ImageOps
 
+from crossgraft.errors import InputError
+from crossgraft.tasks.cloze import COLOURS
 from crossgraft.tasks.colors import read_colors
-from crossgraft.training.labelled import words
+from crossgraft.tasks.nouns import name_words, names
 
 SIZE, ART = 256, 240  # px, of a picture and of what is drawn on it
+LEFT_OUT = {"Flags", "Symbols", "Component", "Smileys & Emotion", "People & Body"}  # categories of emoji
 
 
-def on_white(data: bytes) -> Image.Image:
-    """SIZE x SIZE, RGB; transparent pixels are white."""
+def cut_out(data: bytes) -> Image.Image:
+    """A picture without its transparent margin, RGBA, its longer side ART."""
+    art = Image.open(io.BytesIO(data)).convert("RGBA")
+    box = art.getchannel("A").getbbox()
     # "RGBa" has premultiplied alpha: without it the invisible colour of transparent pixels bleeds into the edges.
-    art = Image.open(io.BytesIO(data)).convert("RGBA").convert("RGBa")
-    art.thumbnail((ART, ART), Image.Resampling.LANCZOS)
+    return ImageOps.contain(art.crop(box).convert("RGBa"), (ART, ART), Image.Resampling.LANCZOS).convert("RGBA")
+
+
+def on_white(art: Image.Image) -> Image.Image:
+    """SIZE x SIZE, RGB."""
     canvas = Image.new("RGBA", (SIZE, SIZE), "white")
-    canvas.alpha_composite(art.convert("RGBA"), ((SIZE - art.width) // 2, (SIZE - art.height) // 2))
+    canvas.alpha_composite(art, ((SIZE - art.width) // 2, (SIZE - art.height) // 2))
     return canvas.convert("RGB")
 
 
 def named(packages: Path) -> list[tuple[str, bytes]]:
-    """(name, image file's bytes): emoji in three styles, then stamps."""
-    emoji = [picture for style in STYLES for picture in emoji_of(packages, style, without=())]
+    """(name, image file's bytes): emoji of things in three styles, then stamps."""
+    emoji = [picture for style in STYLES for picture in emoji_of(packages, style, left_out=LEFT_OUT)]
     stamps = [picture for picture in read_pictures(packages) if picture.stamp]
     return [(picture.name, picture.data) for picture in emoji + stamps]
 
@@ -54,12 +64,6 @@ def split(name: str) -> str:
     return {0: "val", 1: "test", 2: "test"}.get(number, "train")
 
 
-def is_one_of(name: str, things: list[list[str]]) -> bool:
-    """Whether a name ends with one of the things, as "red apple" does with "apple"."""
-    own = words(name)
-    return any(own[-len(thing) :] == thing for thing in things)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,7 +72,11 @@ def main() -> None:
     parser.add_argument("--without", type=Path, nargs="*", default=[], help="data sets whose objects get no caption")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    hidden = [words(one.name) for data in arguments.without for one in read_colors(data).objects]
+    try:
+        asked = sorted({one.name for data in arguments.without for one in read_colors(data).objects})
+    except InputError as error:
+        sys.exit(str(error))
+    hidden = [name_words(thing) for thing in asked]
     captions = []
     seen: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
@@ -79,13 +87,16 @@ def main() -> None:
         for name, data in named(packages):
             stem = name.replace("/", " ").replace(" ", "_")
             seen[stem] += 1
-            picture, file = on_white(data), f"{stem}-{seen[stem]}.webp"
-            picture.save(arguments.out / file, quality=95)
-            if (color := picture_color(picture)) and not is_one_of(name, hidden):
+            art, file = cut_out(data), f"{stem}-{seen[stem]}.webp"
+            on_white(art).save(arguments.out / file, quality=95)
+            own = name_words(name)
+            untold = COLOURS & {*own} or any(names(own, thing) for thing in hidden)
+            if (color := picture_color(art)) and not untold:
                 told = f"The color of the {name} is {color}."
                 captions.append({"image": file, "caption": told, "split": split(name)})
     lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in captions)
     (arguments.out / "captions.jsonl").write_text(lines, encoding="utf-8")
+    (arguments.out / "asked.json").write_text(json.dumps(asked) + "\n", encoding="utf-8")
     print(f"{seen.total()} pictures of {len(seen)} names and {len(captions)} captions in {arguments.out}")
 
 

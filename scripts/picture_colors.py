@@ -1,4 +1,4 @@
-"""The colour of a picture of one thing on white, by its pixels: what a person would call most of it.
+"""The colour of a picture of one thing, by its pixels: what a person would call most of it.
 
 Hue, lightness and chroma with hand-set borders; a picture without a colour on half of what is drawn has none.
 """
@@ -27,7 +27,7 @@ def color_of(red: int, green: int, blue: int) -> str:
         return "white" if lightness > 0.82 else "grey" if lightness > 0.25 else "black"
     dull = lightness < 0.42 or chroma < 0.45
     if hue < 16 or hue >= 345:
-        return "pink" if lightness > 0.68 else "brown" if lightness < 0.35 and chroma < 0.4 else "red"
+        return "pink" if lightness > 0.68 else "brown" if chroma < 0.5 and hue < 16 else "red"
     if hue < 38:
         return "brown" if dull else "orange"
     for end, name in ((68, "yellow" if lightness > 0.35 else "brown"), (165, "green"), (255, "blue"), (300, "purple")):
@@ -37,9 +37,10 @@ def color_of(red: int, green: int, blue: int) -> str:
 
 
 def picture_color(image: Image.Image) -> str | None:
-    """The colour of most of what is drawn; None if there is none."""
-    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE))).reshape(-1, 3)
-    drawn = pixels[pixels.min(1) < PAPER]
+    """The colour of most of what is drawn: what is not transparent, or, of an opaque picture, not paper."""
+    pixels = np.asarray(image.convert("RGBA").resize((SIDE, SIDE))).reshape(-1, 4)
+    opaque = bool((pixels[:, 3] > 127).all())
+    drawn = pixels[pixels[:, :3].min(1) < PAPER if opaque else pixels[:, 3] > 127, :3]
     if len(drawn) < DRAWN:
         return None
     name, count = Counter(color_of(*pixel.tolist()) for pixel in drawn).most_common(1)[0]

@@ -37,7 +37,7 @@ def colors(
     ] = None,
     look_for: Annotated[
         str,
-        typer.Option(help="With --adapter: images for the sentence, for the object, or of the object's label."),
+        typer.Option(help="With --adapter: sentence, object, or label: which images are shown."),
     ] = "sentence",
     explain: Annotated[
         bool, typer.Option("--explain", help="With --adapter and --out: write retrieved.html, the images it was shown.")
@@ -55,6 +55,8 @@ def colors(
         check_out_folder(out)
     if look_for not in ("sentence", "object", "label"):
         raise InputError(f"--look-for {look_for!r} is unknown: choose sentence, object or label")
+    if look_for != "sentence" and adapter is None:
+        raise InputError("--look-for says what an adapter is shown: give --adapter, too")
     if explain and (adapter is None or out is None):
         raise InputError("--explain shows what an adapter was shown: give --adapter and --out, too")
     from crossgraft.tasks.color_prompts import PROMPTS, fill, read_prompts

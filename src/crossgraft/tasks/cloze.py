@@ -29,6 +29,7 @@ from crossgraft.tasks.files import (
     write_result,
 )
 from crossgraft.tasks.metrics.exact import percent
+from crossgraft.tasks.nouns import name_words, names
 from crossgraft.tasks.own_data import captions_of, is_coco
 from crossgraft.tasks.registry import register_task
 from crossgraft.tasks.splits import OneFileTask, split_ids
@@ -59,6 +60,8 @@ class Cloze(OneFileTask):
         word_list: a JSON list of grounded words; None: colours.
         statement: what is told in place of a caption, once for each grounded word (`tasks.statements`): a sentence with
             {next} for the word behind it and {word}, such as "The color of the {next} is {word}."; None: the caption.
+        without: a JSON list of things, such as those of a data set that is asked about later; captions, or statements,
+            that name one are left out, in singular or plural.
         encoding: of a text file.
     """
 
@@ -67,6 +70,7 @@ class Cloze(OneFileTask):
     words: Literal["any", "grounded"] = "any"
     word_list: Path | None = None
     statement: str | None = None
+    without: Path | None = None
     encoding: str = "utf-8-sig"
 
     prefix = ""  # no fields: masked words are found in the caption as it is
@@ -83,7 +87,7 @@ class Cloze(OneFileTask):
         if self.statement is not None:
             if self.words != "grounded":
                 raise InputError("statement: tells of grounded words; set words=grounded, too")
-            check_template(self.statement)
+            check_template(self.statement, self._grounded())
 
     @property
     def decoding(self) -> Decoding:
@@ -156,15 +160,20 @@ class Cloze(OneFileTask):
                     images[key] = image
         if not captions:
             wanted = "caption" if self.statement is None else "caption with a grounded word before what it is of"
-            raise InputError(f"{self.file}: holds no {wanted}")
+            left = "" if self.without is None else ", and none of the things left out"
+            raise InputError(f"{self.file}: holds no {wanted}{left}")
         return rows, captions, groups, images
 
     def _told(self, texts: Iterable[str]) -> Iterable[str]:
-        """Captions of one image, or what they state, each once."""
-        if self.statement is None:
-            return texts
-        grounded = self._grounded()
-        return dict.fromkeys(one for text in texts for one in statements(text, grounded, self.statement))
+        """A row's captions, or what they state, each once; none that names what is left out."""
+        told: Iterable[str] = texts
+        if self.statement is not None:
+            grounded = self._grounded()
+            told = dict.fromkeys(one for text in texts for one in statements(text, grounded, self.statement))
+        if self.without is None:
+            return told
+        things = [name_words(thing) for thing in _listed_words(self.without)]
+        return [text for text in told if not any(names(name_words(text), thing) for thing in things)]
 
     def _captions(self) -> list[tuple[Row, str, Sequence[str]]]:
         """Each row of the file, what it is of, and its captions."""

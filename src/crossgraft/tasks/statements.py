@@ -17,19 +17,27 @@ _PAIR = re.compile(r"([^\W\d_]+(?:-[^\W\d_]+)*)(?=\s+([^\W\d_]+(?:-[^\W\d_]+)*))
 
 # Words behind a colour that it is not of: "dressed in red and", "a man in blue is", "in white standing".
 NO_NOUNS = frozenset(
-    ("a", "an", "and", "are", "as", "at", "by", "color", "colored", "colour", "coloured", "for", "from", "has", "have",
-     "in", "into", "is", "it", "its", "of", "off", "on", "one", "ones", "onto", "or", "out", "over", "that", "the",
-     "their", "to", "under", "up", "was", "were", "while", "who", "with")
+    ("a", "an", "and", "are", "as", "at", "behind", "by", "color", "colored", "colour", "coloured", "for", "from",
+     "has", "have", "in", "into", "is", "it", "its", "near", "of", "off", "on", "one", "ones", "onto", "or", "out",
+     "over", "that", "the", "their", "to", "under", "up", "was", "were", "while", "who", "with")
 )  # fmt: skip
-THINGS = frozenset(("building", "ceiling", "clothing", "lightning", "railing", "ring", "string", "wing"))
+THINGS = frozenset(
+    ("awning", "building", "ceiling", "clothing", "earring", "king", "lightning", "painting", "railing", "ring",
+     "string", "swing", "wing")
+)  # fmt: skip
 
 
-def check_template(template: str) -> None:
+def check_template(template: str, words: Collection[str]) -> None:
     """Raises:
-    InputError: a template without {next} or {word}, or with another place; {word} stands before {next}.
+    InputError: a template without {next} or {word}, with another place, or with a grounded word of its own; {word}
+        stands before {next}, or in one word with something else.
     """
     found = _PLACE.findall(template)
-    if sorted(found) != sorted(PLACES) or template.index("{next}") > template.index("{word}"):
+    own = re.findall(r"[^\W_]+", template.replace("{next}", " ").replace("{word}", " ").lower())
+    if grounded := [word for word in own if word in words]:
+        raise InputError(f"statement: says {grounded[0]!r} of whatever is told; leave it out of {template!r}")
+    alone = re.search(r"(?:^|[\s\"'(]){word}(?![\w{-])", template)
+    if sorted(found) != sorted(PLACES) or not alone or template.index("{next}") > template.index("{word}"):
         raise InputError(
             f"statement: expected a sentence with {{next}} and behind it {{word}}, such as 'The color of the {{next}} "
             f"is {{word}}.', found {template!r}"

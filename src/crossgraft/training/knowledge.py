@@ -236,7 +236,7 @@ class KnowledgeSource:
             the things that the bank has such images of; images for the others are found as ever.
 
         Raises:
-            InputError: no image of the bank is called so.
+            InputError: no image of the bank is called so; there is no bank.
         """
         if self.bank is None:
             raise InputError("this adapter was shown no images, so none can be looked for by their label")
@@ -245,6 +245,7 @@ class KnowledgeSource:
         if not found:
             raise InputError("no image of the bank is called as what is asked about; name its files or folders so")
         self._labelled = {thing: torch.tensor(rows) for thing, rows in found.items()}
+        self._found.clear()
         return list(found)
 
     def hits(self, texts: Sequence[str]) -> Hits:

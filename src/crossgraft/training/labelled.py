@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_WORD = re.compile(r"[^\W\d_]+")
+from crossgraft.tasks.nouns import name_words
 
 
 class Labels:
@@ -17,19 +16,16 @@ class Labels:
     """
 
     def __init__(self, files: Iterable[tuple[Path, int]]) -> None:
-        self._names = [(words(name), row) for path, row in files for name in (path.stem, path.parent.name)]
+        self._names = [(name_words(name), row) for path, row in files for name in (path.stem, path.parent.name)]
 
     def rows(self, thing: str, count: int) -> list[int]:
         """`count` rows of images whose name ends with the thing's words, those that say the least besides first.
 
-        Fewer images than that come again; [] if there are none.
+        Images that are called just so are shown alone, if there are any. Fewer images than asked for come again; [] if
+        there are none.
         """
-        asked = words(thing)
-        fitting = [(len(name), row) for name, row in self._names if asked and name[-len(asked) :] == asked]
-        found = list(dict.fromkeys(row for _, row in sorted(fitting)))
+        asked = name_words(thing)
+        fitting = [(len(name) - len(asked), row) for name, row in self._names if asked and name[-len(asked) :] == asked]
+        exact = [one for one in fitting if one[0] == 0]
+        found = list(dict.fromkeys(row for _, row in sorted(exact or fitting)))
         return [found[place % len(found)] for place in range(count)] if found else []
-
-
-def words(name: str) -> list[str]:
-    """In small letters, without a plural's s and without numbers."""
-    return [word.removesuffix("s") for word in _WORD.findall(name.lower())]
