@@ -5,8 +5,8 @@
 
 Zero-shot: nothing of the data sets is learned from. Each number is a mean over prompts, with its range and the 95 %
 bootstrap interval over objects; "minus text" is the paired difference to adapters of equal size that learned the same
-captions without images. "Labelled" are the objects that the bank has images of by their files' names: there
-`--look-for label` is an oracle of retrieval. What was trained already (in --work) is not trained again.
+captions without images. Images are looked for with the object's name, of `--oracle` also by sentence and by label.
+"Labelled" are the objects that the bank has images of by their files' names: there `label` is an oracle of retrieval. What was trained already (in --work) is not trained again.
 """
 
 from __future__ import annotations
@@ -47,13 +47,20 @@ def main() -> None:
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS), help="separated by ;")
     parser.add_argument("--oracle", default="both", help="the variant that is also asked with images by other ways")
     parser.add_argument(
-        "--ways", type=lambda text: text.split(","), default=["sentence", "label"], help="which, of sentence and label"
+        "--ways",
+        type=lambda text: [part for part in text.split(",") if part],
+        default=["sentence", "label"],
+        help="which, of sentence and label",
     )
     parser.add_argument("--model", default="pocket-llama")
     parser.add_argument("--work", type=Path, default=Path("runs/xadapter-colors"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--machine", default=f"{platform.machine()}, {os.cpu_count()} cores")
     arguments = parser.parse_intermixed_args()
+    if wrong := ({*arguments.variants} - {*VARIANTS}) | ({*arguments.ways} - {*WAYS}):
+        parser.error(f"unknown: {', '.join(sorted(wrong))}; variants: {'; '.join(VARIANTS)}; ways: {', '.join(WAYS)}")
+    if arguments.oracle not in {"both", *arguments.variants} & {"both", "V-expert"}:
+        parser.error(f"--oracle {arguments.oracle}: choose both, or V-expert if it is among --variants")
     chosen = {name: changes for name, changes in VARIANTS.items() if name in {TEXT, "both", *arguments.variants}}
     trained = {name: train(arguments, name, changes) for name, changes in chosen.items()}
     rows = []
@@ -142,17 +149,17 @@ def summary(run: Path) -> dict[str, Any]:
 
 def show(document: dict[str, Any]) -> None:
     table = Table("data", "variant", "% trained", "mean", "95 %", "range", "without bias", "minus text", "labelled")
-    for row in document["results"]:
-        trained = document["trainings"].get(row["trained"])
-        control, mean, labelled = row["minus_text"], row["mean"], row["labelled"]
+    for entry in document["results"]:
+        trained = document["trainings"].get(entry["trained"])
+        control, mean, labelled = entry["minus_text"], entry["mean"], entry["labelled"]
         table.add_row(
-            row["data"]["name"],
-            row["variant"],
+            entry["data"]["name"],
+            entry["variant"],
             "" if trained is None else f"{trained['parameters']['percent']:.2f}",
             f"{mean['mean']:.1f}",
             f"{mean['low']:.1f}-{mean['high']:.1f}",
-            f"{row['range'][0]:.1f}-{row['range'][1]:.1f}",
-            f"{row['mean_without_bias']['mean']:.1f}",
+            f"{entry['range'][0]:.1f}-{entry['range'][1]:.1f}",
+            f"{entry['mean_without_bias']['mean']:.1f}",
             "" if control is None else f"{control['mean']:+.1f} ({control['low']:+.1f} to {control['high']:+.1f})",
             "" if labelled is None else f"{labelled['mean']:.1f}",
         )

@@ -33,13 +33,17 @@ from crossgraft.tasks.colors import read_colors
 from crossgraft.tasks.nouns import name_words, names
 
 SIZE, ART = 256, 240  # px, of a picture and of what is drawn on it
+OPAQUE = 255
 LEFT_OUT = {"Flags", "Symbols", "Component", "Smileys & Emotion", "People & Body"}  # categories of emoji
 
 
 def cut_out(data: bytes) -> Image.Image:
-    """A picture without its transparent margin, RGBA, its longer side ART."""
+    """A picture without its transparent margin, its longer side ART; RGBA, or RGB if nothing of it is transparent."""
     art = Image.open(io.BytesIO(data)).convert("RGBA")
-    box = art.getchannel("A").getbbox()
+    alpha = art.getchannel("A")
+    if alpha.getextrema()[0] == OPAQUE:
+        return ImageOps.contain(art.convert("RGB"), (ART, ART), Image.Resampling.LANCZOS)
+    box = alpha.getbbox()
     # "RGBa" has premultiplied alpha: without it the invisible colour of transparent pixels bleeds into the edges.
     return ImageOps.contain(art.crop(box).convert("RGBa"), (ART, ART), Image.Resampling.LANCZOS).convert("RGBA")
 
@@ -47,7 +51,7 @@ def cut_out(data: bytes) -> Image.Image:
 def on_white(art: Image.Image) -> Image.Image:
     """SIZE x SIZE, RGB."""
     canvas = Image.new("RGBA", (SIZE, SIZE), "white")
-    canvas.alpha_composite(art, ((SIZE - art.width) // 2, (SIZE - art.height) // 2))
+    canvas.alpha_composite(art.convert("RGBA"), ((SIZE - art.width) // 2, (SIZE - art.height) // 2))
     return canvas.convert("RGB")
 
 

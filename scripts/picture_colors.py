@@ -37,10 +37,9 @@ def color_of(red: int, green: int, blue: int) -> str:
 
 
 def picture_color(image: Image.Image) -> str | None:
-    """The colour of most of what is drawn: what is not transparent, or, of an opaque picture, not paper."""
+    """The colour of most of what is drawn: what is not transparent, or, of a picture without alpha, not paper."""
     pixels = np.asarray(image.convert("RGBA").resize((SIDE, SIDE))).reshape(-1, 4)
-    opaque = bool((pixels[:, 3] > 127).all())
-    drawn = pixels[pixels[:, :3].min(1) < PAPER if opaque else pixels[:, 3] > 127, :3]
+    drawn = pixels[pixels[:, 3] > 127 if "A" in image.getbands() else pixels[:, :3].min(1) < PAPER, :3]
     if len(drawn) < DRAWN:
         return None
     name, count = Counter(color_of(*pixel.tolist()) for pixel in drawn).most_common(1)[0]

@@ -40,37 +40,41 @@ def drawing(*colors: str) -> bytes:
 @pytest.mark.parametrize(
     ("color", "name"),
     [
+        ("#c1694f", "brown"), ("#ffffff", "white"),
         ("#ffc83d", "yellow"), ("#e8590c", "orange"), ("#7b4a2b", "brown"), ("#c92a2a", "red"), ("#ffb3c6", "pink"),
         ("#2f9e44", "green"), ("#1971c2", "blue"), ("#7b2cbf", "purple"), ("#d63384", "pink"), ("#101014", "black"),
         ("#8c8c90", "grey"), ("#e4e4e6", "white"),
     ],
 )  # fmt: skip
 def test_colours_by_their_pixels(bank: ModuleType, color: str, name: str) -> None:
-    assert bank.picture_color(bank.on_white(drawing(color))) == name
-    assert (
-        bank.picture_color(bank.on_white(drawing(color, "#04b4b4" if name in ("red", "pink") else "#c92a2a"))) is None
-    )
+    art = bank.cut_out(drawing(color))
+    assert max(art.size) == 240
+    assert bank.picture_color(art) == name
+    assert bank.picture_color(bank.cut_out(drawing(color, "#2f9e44" if name == "red" else "#c92a2a"))) is None
+    assert bank.picture_color(art.convert("RGB")) == (None if color == "#ffffff" else name)  # white is paper there
 
 
 def test_captions_leave_out_what_is_asked_about(
     bank: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "objects.csv").write_text("object,color\ncherry,red\ncrow,black\n")
-    things = {"wombat": "#7b4a2b", "sweet cherry": "#c92a2a", "cherry pie": "#7b4a2b", "crow": "#101014"}
+    things = {"wombat": "#7b4a2b", "sweet cherries": "#c92a2a", "cherry pie": "#7b4a2b", "crow": "#101014"}
+    things |= {"red heart": "#c92a2a", "ladder": "#8c8c90"}
     pictures = [(name, drawing(color)) for name, color in things.items()]
     monkeypatch.setattr(bank, "named", lambda packages: [*pictures, *pictures, ("harlequin", drawing("red", "blue"))])
     out = tmp_path / "out"
     arguments = [str(out), "--packages", str(tmp_path), "--without", str(tmp_path / "objects.csv")]
     monkeypatch.setattr(sys, "argv", ["make_picture_bank.py", *arguments])
     bank.main()
-    assert "9 pictures of 5 names and 4 captions" in capsys.readouterr().out
-    assert len(list(out.glob("*.webp"))) == 9
+    assert "13 pictures of 7 names and 4 captions" in capsys.readouterr().out
+    assert len(list(out.glob("*.webp"))) == 13
     rows = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
     assert [(row["image"], row["caption"]) for row in rows] == [
         ("wombat-1.webp", "The color of the wombat is brown."),
-        ("cherry_pie-1.webp", "The color of the cherry pie is brown."),
+        ("ladder-1.webp", "The color of the ladder is grey."),
         ("wombat-2.webp", "The color of the wombat is brown."),
-        ("cherry_pie-2.webp", "The color of the cherry pie is brown."),
+        ("ladder-2.webp", "The color of the ladder is grey."),
     ]
     assert rows[0]["split"] == rows[2]["split"]
+    assert json.loads((out / "asked.json").read_text()) == ["cherry", "crow"]
     assert Image.open(out / "crow-1.webp").size == (256, 256)

@@ -69,6 +69,9 @@ def test_what_captions_say_of_colours_is_told_with_the_colour_last(tmp_path: Pat
     ]
     assert {example.about["image"] for example in examples if example.about} == {"a.jpg"}
     assert task.draw(examples[0], random.Random(0))[0] == f"The color of the dog is {MASK}."
+    asked = write_json(tmp_path / "asked.json", ["Dogs", "sun hat"])
+    left = make("cloze", file=str(lines), fractions={"train": 1.0, "val": 0.0, "test": 0.0}, without=str(asked), **said)
+    assert [example.text[17:] for example in left.load("train")] == ["clothing is orange.", "hats is red."]
     write_lines(lines, [{"image": "a.jpg", "captions": ["a dog"]}])
     with pytest.raises(InputError, match=r"captions.jsonl: holds no caption with a grounded word before what it is of"):
         task.load("train")
@@ -141,6 +144,9 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"word_list": str(tmp_path / "no.json"), "words": "grounded"}, "no.json"),
         ({"statement": "The {next} is {word}"}, "set words=grounded"),
         ({"words": "grounded", "statement": "The {next} is"}, "expected a sentence with {next} and behind it {word}"),
+        ({"words": "grounded", "statement": "{next}-{word}"}, "expected a sentence with {next} and behind it {word}"),
+        ({"words": "grounded", "statement": "In red light {next} is {word}"}, "statement: says 'red'"),
+        ({"without": str(tmp_path / "asked.json")}, "asked.json"),
         ({"words": "grounded", "statement": "A {word} {next}"}, "expected a sentence with {next} and behind it {word}"),
     ):
         with pytest.raises(InputError, match=message):

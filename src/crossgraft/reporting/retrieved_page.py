@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,11 @@ def explain(bank: ImageBank, texts: Sequence[str], hits: Hits, captions: Mapping
         [
             tag("p", "crossgraft retrieval", class_="kicker"),
             tag("h1", f"{plural(k, 'image')} for each of {plural(len(texts), 'text')}"),
-            tag("p", f"From a bank of {plural(len(bank), 'image')}, best first, with the cosine to the text."),
+            tag(
+                "p",
+                f"From a bank of {plural(len(bank), 'image')}, "
+                "best first, with the cosine to the text; \u2013: not searched for.",
+            ),
             _left_out(thumbnails),
             tag("div", *shown, class_="cases"),
             thumbnails.definitions(),
@@ -69,7 +74,8 @@ def _text(
         else:
             picture = thumbnails(Picture(path, short, sha256), f"hit {rank}")
         name = tag("small", tag("bdi", shorten(called, 24), class_="name"), title=called)
-        items.append(tag("li", picture, name, tag("small", f"{score:.3f}".replace("-", "\u2212"), class_="value")))
+        cosine = "\u2013" if math.isnan(score) else f"{score:.3f}".replace("-", "\u2212")
+        items.append(tag("li", picture, name, tag("small", cosine, class_="value")))
     heading = tag("p", tag("b", tag("bdi", shorten(text, 400))))
     return tag("section", heading, tag("ul", *items, class_="votes", aria_label="Images, best first"), class_="case")
 

@@ -249,18 +249,18 @@ class KnowledgeSource:
         return list(found)
 
     def hits(self, texts: Sequence[str]) -> Hits:
-        """Rows as `find` has them, and their cosines; images that were not searched for have none, which is 0."""
+        """Rows as `find` has them, and their cosines; images that were not searched for have none, which is NaN."""
         found = self._searched(texts)
         for place, text in enumerate(texts):
             if text in self._labelled:
-                found.rows[place], found.scores[place] = self._labelled[text], 0
+                found.rows[place], found.scores[place] = self._labelled[text], torch.nan
         return found
 
     def _searched(self, texts: Sequence[str]) -> Hits:
         assert self.bank is not None
         if self.settings.choice == "random":
             rows = torch.stack([self._random(text) for text in texts])
-            return Hits(torch.zeros(rows.shape), rows)
+            return Hits(torch.full(rows.shape, torch.nan), rows)
         queries = self.encoder.encode_texts(texts).cpu()
         queries = queries if self.mean is None else queries - self.mean
         return self.bank.search(queries, self.settings.count, distinct=self.settings.distinct)
