@@ -1,12 +1,13 @@
 """Object colours after adaptation on captions: X-adapter and all of its controls, at equal steps.
 
-    python benchmarks/xadapter_colors.py recipes/pocket/xadapter-llama.yaml data=DATA training.max_steps=300 \\
+    python benchmarks/xadapter_colors.py recipes/pocket/xadapter-llama.yaml data=DATA training.max_steps=250 \\
         --colors DATA/text/color_terms/color-concrete-objects.csv DATA/text/coda --machine "..."
 
 Zero-shot: nothing of the data sets is learned from. Each number is a mean over prompts, with its range and the 95 %
 bootstrap interval over objects; "minus text" is the paired difference to adapters of equal size that learned the same
 captions without images. Images are looked for with the object's name, of `--oracle` also by sentence and by label.
-"Labelled" are the objects that the bank has images of by their files' names: there `label` is an oracle of retrieval. What was trained already (in --work) is not trained again.
+"Labelled" are the objects that the bank has images of by their files' names: there `label` is an oracle of retrieval.
+What was trained already (in --work) is not trained again.
 """
 
 from __future__ import annotations
