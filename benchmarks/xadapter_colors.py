@@ -53,6 +53,8 @@ def main() -> None:
         default=["sentence", "label"],
         help="which, of sentence and label",
     )
+    parser.add_argument("--prompts", type=Path, help="prompts of your own, as for `crossgraft colors`")
+    parser.add_argument("--name", default="pocket-llama", help="of the results")
     parser.add_argument("--model", default="pocket-llama")
     parser.add_argument("--work", type=Path, default=Path("runs/xadapter-colors"))
     parser.add_argument("--device", default="auto")
@@ -87,7 +89,7 @@ def main() -> None:
         "trainings": {name: summary(run) for name, run in trained.items()},
         "results": rows,
     }
-    result_file("xadapter_colors", arguments.model).write_text(json.dumps(document, indent=1) + "\n")
+    result_file("xadapter_colors", arguments.name).write_text(json.dumps(document, indent=1) + "\n")
     show(document)
 
 
@@ -106,6 +108,7 @@ def answers(arguments: argparse.Namespace, data: Path, run: Path | None, name: s
     if not (out / RESULTS).is_file():
         command = [sys.executable, "-m", "crossgraft.cli.main", "colors", "--model", arguments.model]
         command += ["--data", str(data), "--out", str(out), "--device", arguments.device, "--json"]
+        command += [] if arguments.prompts is None else ["--prompts", str(arguments.prompts)]
         command += [] if run is None else ["--adapter", str(run)]
         command += [] if name in (TEXT, UNTOUCHED) else ["--look-for", way, "--explain"] if has_images(run) else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -121,7 +124,9 @@ def row(out: Path) -> dict[str, Any]:
     """What is kept of results."""
     found = json.loads((out / RESULTS).read_text())
     colors = found["colors"]
-    kept = {key: colors[key] for key in ("mean", "range", "mean_without_bias", "range_without_bias", "majority")}
+    kept = {
+        key: colors[key] for key in ("prompts", "mean", "range", "mean_without_bias", "range_without_bias", "majority")
+    }
     return {"data": found["data"], **kept, "seconds": found["seconds"]}
 
 
