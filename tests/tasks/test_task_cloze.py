@@ -69,7 +69,7 @@ def test_what_captions_say_of_colours_is_told_with_the_colour_last(tmp_path: Pat
     ]
     assert {example.about["image"] for example in examples if example.about} == {"a.jpg"}
     assert task.draw(examples[0], random.Random(0))[0] == f"The color of the dog is {MASK}."
-    asked = write_json(tmp_path / "asked.json", ["Dogs", "sun hat"])
+    asked = write_json(tmp_path / "asked.json", ["Dogs", "sun hat", "7"])
     left = make("cloze", file=str(lines), fractions={"train": 1.0, "val": 0.0, "test": 0.0}, without=str(asked), **said)
     assert [example.text[17:] for example in left.load("train")] == ["clothing is orange.", "hats is red."]
     write_lines(lines, [{"image": "a.jpg", "captions": ["a dog"]}])

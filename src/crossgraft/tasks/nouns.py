@@ -15,5 +15,6 @@ def name_words(name: str) -> list[str]:
 
 
 def names(text: list[str], thing: list[str]) -> bool:
-    """Whether a text's words hold a thing's, one behind the other."""
-    return any(text[start : start + len(thing)] == thing for start in range(len(text) - len(thing) + 1))
+    """Whether a text's words hold a thing's, one behind the other; a thing without a word is in none."""
+    starts = range(len(text) - len(thing) + 1) if thing else ()
+    return any(text[start : start + len(thing)] == thing for start in starts)
