@@ -77,7 +77,7 @@ def main() -> None:
             own = read_answers(out / ANSWERS)
             difference = None if name == TEXT else metrics.paired_difference(100.0 * own.right, 100.0 * control.right)
             rows.append(
-                {"variant": name + WAYS[way], "trained": name, **row(out), **on_labelled(own, labelled)}
+                {"variant": name + WAYS[way], "trained": name, **row(out), **on_labelled(own, control, labelled)}
                 | {"minus_text": None if difference is None else difference._asdict()}
             )
     document = {
@@ -134,13 +134,15 @@ def labels(out: Path | None) -> set[str]:
     return set() if out is None else set(json.loads((out / RESULTS).read_text())["labelled"])
 
 
-def on_labelled(own: Answers, labelled: set[str]) -> dict[str, Any]:
-    """Accuracy on the objects that the bank has images of by label."""
+def on_labelled(own: Answers, control: Answers, labelled: set[str]) -> dict[str, Any]:
+    """Accuracy on the objects that the bank has images of by label, and its difference to the control's."""
     chosen = [phrase in labelled for phrase, _ in own.objects]
     if not any(chosen):
         return {"labelled": None}
-    accuracy = metrics.bootstrap(100 * own.right[:, chosen].mean(0))
-    return {"labelled": {"objects": sum(chosen), **accuracy._asdict()}}
+    right, other = 100.0 * own.right[:, chosen], 100.0 * control.right[:, chosen]
+    difference = None if own.path == control.path else metrics.paired_difference(right, other)._asdict()
+    found = {"objects": sum(chosen), **metrics.bootstrap(right.mean(0))._asdict(), "minus_text": difference}
+    return {"labelled": found}
 
 
 def summary(run: Path) -> dict[str, Any]:
