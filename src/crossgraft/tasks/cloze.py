@@ -172,8 +172,9 @@ class Cloze(OneFileTask):
             told = dict.fromkeys(one for text in texts for one in statements(text, grounded, self.statement))
         if self.without is None:
             return told
-        things = [name_words(thing) for thing in _listed_words(self.without)]
-        return [text for text in told if not any(names(name_words(text), thing) for thing in things)]
+        things = _listed_things(self.without)
+        named = ((text, name_words(text)) for text in told)
+        return [text for text, words in named if not any(names(words, thing) for thing in things)]
 
     def _captions(self) -> list[tuple[Row, str, Sequence[str]]]:
         """Each row of the file, what it is of, and its captions."""
@@ -207,6 +208,11 @@ def _listed_words(path: Path) -> frozenset[str]:
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise InputError(f"{path}: expected a JSON list of words, found {words!r:.60}")
     return frozenset(word.lower() for word in words)
+
+
+@lru_cache
+def _listed_things(path: Path) -> tuple[list[str], ...]:
+    return tuple(name_words(thing) for thing in _listed_words(path))
 
 
 def _group(row: Row) -> str:
